@@ -1,0 +1,284 @@
+"""What crosses a channel: frozen, small, named for what happened. Imports nothing of ours but the wire contract.
+
+The map of who sends what to whom stands in `actors/__init__.py`.
+"""
+
+import enum
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from cloud.wire import Loss
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Reply(Generic[T]):
+    """A channel for exactly one message, carried inside a request: whoever is asked puts the answer in, never blocking.
+
+    **Synopsis:** `reply = Reply[Page]()`; the asker `await reply.wait()`s; the asked one calls `reply.put(page)`.
+    """
+
+    _given: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _values: list[T] = attrs.field(factory=list, init=False)
+
+    def put(self, value: T) -> None:
+        """Give the answer; a second one is a defect in the caller."""
+        assert not self._values, "a Reply takes one answer"
+        self._values.append(value)
+        self._given.set()
+
+    async def wait(self) -> T:
+        """The answer, as soon as it is there."""
+        await self._given.wait()
+        return self._values[0]
+
+
+# --- towards the disk
+
+
+@attrs.frozen
+class Entry:
+    """One prediction that asks to be made durable. `body` is its JSON, still without a number."""
+
+    image_id: str
+    timestamp: float
+    body: bytes
+
+
+@attrs.frozen
+class Receipt:
+    """What `log()` returns. `durable` says that the prediction was fsynced before this receipt was written.
+
+    `seq` is None when the buffer was full and the operator's policy (`drop_newest`) turned the prediction away.
+    """
+
+    stream_id: str
+    seq: int | None
+    durable: bool
+
+
+@attrs.frozen
+class Accept:
+    """inference, log() -> buffer_writer: make these durable, then answer with a receipt each, in order."""
+
+    entries: tuple[Entry, ...]
+    reply: Reply[tuple[Receipt, ...]] | None = None
+
+
+@attrs.frozen
+class Stored:
+    """buffer_writer -> batcher: a durable prediction; `payload` is byte for byte what goes on the wire."""
+
+    seq: int
+    payload: bytes
+
+
+# --- towards the cloud
+
+
+class Lane(enum.Enum):
+    """Which of the uplink's two lanes a batch takes."""
+
+    LIVE = "live"
+    BACKLOG = "backlog"
+
+
+class Fate(enum.Enum):
+    """What became of predictions that were in flight."""
+
+    SENT = "sent"
+    """The cloud confirmed them."""
+    RELEASED = "released"
+    """Not delivered; they are pending again and belong to nobody, until recovery asks for them."""
+    QUARANTINED = "quarantined"
+    """The cloud refused them for good: `status='failed'`, with its error."""
+
+
+class Trouble(enum.Enum):
+    """Why a backlog batch did not get through, as far as the pace of recovery cares."""
+
+    NONE = "none"
+    BUSY = "busy"
+    """429 or 503: wait `retry_after_s`, then go slower."""
+    FAILED = "failed"
+    """No answer, or not a good one: the link is in question."""
+    TOO_LARGE = "too large"
+    """413: smaller batches, the link is fine."""
+
+
+@attrs.frozen
+class Delivery:
+    """uplink -> recovery, in the batch's reply: how the POST of a backlog batch went."""
+
+    trouble: Trouble
+    records: int
+    """How many predictions the cloud settled (confirmed or refused for good)."""
+    seconds: float
+    """How long the POST took."""
+    retry_after_s: float = 0.0
+
+
+@attrs.frozen
+class Batch:
+    """batcher, recovery -> uplink: what one POST carries. `reply` is asked for by recovery alone."""
+
+    records: tuple[Stored, ...]
+    lane: Lane
+    losses: tuple[Loss, ...] = ()
+    reply: Reply[Delivery] | None = None
+
+
+@attrs.frozen
+class Outcome:
+    """uplink, recovery -> buffer_writer: the fate of numbers that were in flight.
+
+    `error` is None for RELEASED without an attempt; then nothing is written to the disk. `losses` are the ranges that
+    the cloud took note of.
+    """
+
+    fate: Fate
+    seqs: tuple[int, ...]
+    error: str | None = None
+    losses: tuple[Loss, ...] = ()
+
+
+@attrs.frozen
+class Page:
+    """A page of the backlog, claimed for whoever asked; `cursor` is where the next page starts.
+
+    `records` may be empty while `exhausted` is False (all of the page was already in flight). `exhausted` says that
+    nothing pending lies beyond `cursor`.
+    """
+
+    records: tuple[Stored, ...]
+    cursor: int
+    exhausted: bool
+    losses: tuple[Loss, ...] = ()
+
+
+@attrs.frozen
+class PageRequest:
+    """recovery -> buffer_writer: pending predictions with numbers above `after`, oldest first."""
+
+    after: int
+    records_max: int
+    bytes_max: int
+    reply: Reply[Page]
+
+
+# --- the link
+
+
+class LinkState(enum.Enum):
+    """What connectivity holds to be true of the way to the cloud."""
+
+    UNKNOWN = "unknown"
+    """Nothing was tried yet."""
+    UP = "up"
+    SUSPECT = "suspect"
+    """A send failed; a probe is on its way."""
+    DOWN = "down"
+    REFUSED = "refused"
+    """Somebody answers, but will not take our predictions: wrong key, wrong address, captive portal."""
+
+
+@attrs.frozen
+class Link:
+    """The state of the link, why, and since when (seconds of the monotonic clock)."""
+
+    state: LinkState
+    reason: str = ""
+    since: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it makes sense to POST."""
+        return self.state in (LinkState.UNKNOWN, LinkState.UP, LinkState.SUSPECT)
+
+
+class Sign(enum.Enum):
+    """What a request, or the lack of an answer, says of the link."""
+
+    ALIVE = "alive"
+    """The cloud answered as the cloud does (also 'busy' and 'too large')."""
+    FAILED = "failed"
+    """No answer, half an answer, or a 5xx."""
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class Report:
+    """uplink -> connectivity: a sign of life, or of the lack of it, with what was seen."""
+
+    sign: Sign
+    reason: str = ""
+
+
+# --- what actors show of themselves (state cells, read by the monitor)
+
+
+@attrs.frozen
+class Books:
+    """buffer_writer's account of the disk. Counts are predictions of this stream, sizes are bytes on disk."""
+
+    stream_id: str = ""
+    last_seq: int = 0
+    pending: int = 0
+    sent: int = 0
+    failed: int = 0
+    evicted: int = 0
+    turned_away: int = 0
+    """Predictions that the `drop_newest` policy refused before they got a number."""
+    in_flight: int = 0
+    oldest_pending_at: float | None = None
+    """When the oldest pending prediction was accepted (seconds since 1970)."""
+    size_bytes: int = 0
+    capacity_bytes: int = 0
+    recovered: int = 0
+    """Predictions that the last start saved from the journals of earlier sessions."""
+    trouble: str = ""
+    """Why accepts wait, in words; empty when all is well."""
+
+
+@attrs.frozen
+class Traffic:
+    """uplink's account of its requests since start."""
+
+    sent: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    retried: int = 0
+    """POSTs of a live batch after its first."""
+    released: int = 0
+    """Predictions given back to the backlog."""
+    posts: int = 0
+    bytes_sent: int = 0
+    last_error: str = ""
+
+
+@attrs.frozen
+class Drain:
+    """recovery's progress through the backlog."""
+
+    active: bool = False
+    sent: int = 0
+    """Predictions confirmed in this drain."""
+    runs: int = 0
+    """Drains begun since start."""
+    rate_per_s: float = 0.0
+
+
+@attrs.frozen
+class Vision:
+    """inference's account of the sources."""
+
+    frames: int = 0
+    unreadable: int = 0
+    inference_ms: float = 0.0
+    """The last frame's time in the model."""
+    cameras_down: tuple[str, ...] = ()
+    finished: bool = False
+    """All sources have ended (files); never true with a live camera."""
