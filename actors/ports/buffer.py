@@ -1,0 +1,373 @@
+"""The buffer: the SQLite table `prediction_buffer`, the queue of record.
+
+The table is the users' contract: they read it with `sqlite3`, `sqlite-utils` or Datasette. SQLite runs in WAL mode with
+`synchronous=NORMAL`: a power cut may take its last commits, never its integrity, and the journal still has the rows
+(`store.py` holds the rules of the two together). Where the journal is switched off, `durable_commits` makes every
+commit an fsync instead.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import attrs
+import sqlite_utils
+
+from actors.messages import Stored
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
+from cloud.wire import Loss
+
+PAGE_RECORDS_MAX = 1_000
+_BUSY_TIMEOUT_S = 5.0
+"""How long a write waits for an operator's own `sqlite3` that holds the lock."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE prediction_buffer (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        prediction_data TEXT NOT NULL,
+        image_id TEXT NOT NULL,
+        timestamp REAL NOT NULL,
+        buffered_at REAL NOT NULL,
+        sent_at REAL,
+        status TEXT DEFAULT 'pending',
+        retry_count INTEGER DEFAULT 0,
+        last_error TEXT
+    );
+    CREATE INDEX prediction_buffer_pending ON prediction_buffer (id) WHERE status = 'pending';
+    CREATE INDEX prediction_buffer_failed ON prediction_buffer (id) WHERE status = 'failed';
+    CREATE TABLE buffer_metadata (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        stream_id TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        last_seq INTEGER NOT NULL DEFAULT 0,
+        total_buffered INTEGER NOT NULL DEFAULT 0,
+        total_sent INTEGER NOT NULL DEFAULT 0,
+        total_failed INTEGER NOT NULL DEFAULT 0,
+        total_evicted INTEGER NOT NULL DEFAULT 0,
+        last_cleanup REAL
+    );
+    CREATE TABLE buffer_losses (
+        from_seq INTEGER PRIMARY KEY,
+        to_seq INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        lost_at REAL NOT NULL,
+        confirmed_at REAL
+    );
+    """,
+)
+"""Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited."""
+
+
+@attrs.define
+class Row:
+    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970."""
+
+    seq: int
+    payload: bytes
+    image_id: str
+    timestamp: float
+    buffered_at: float
+    status: str = "pending"
+    sent_at: float | None = None
+    retry_count: int = 0
+    last_error: str | None = None
+
+
+@attrs.frozen
+class Totals:
+    """The counters of `buffer_metadata`, over the life of the stream."""
+
+    last_seq: int
+    buffered: int
+    sent: int
+    failed: int
+    evicted: int
+
+
+def ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as ranges with both ends included: 3, 4, 5, 9 -> (3, 5), (9, 9)."""
+    ordered = sorted(set(seqs))
+    if not ordered:
+        return []
+    starts = [ordered[0], *(later for earlier, later in pairwise(ordered) if later != earlier + 1)]
+    ends = [*(earlier for earlier, later in pairwise(ordered) if later != earlier + 1), ordered[-1]]
+    return list(zip(starts, ends, strict=True))
+
+
+class Buffer:
+    """One open database. Not for two threads at once; every method blocks on the disk.
+
+    Every method may raise `BufferDamaged` or `BufferUnwritable` (`sqlite.py`); what it began is then rolled back.
+    """
+
+    def __init__(self, path: Path, *, durable_commits: bool) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        # The worker thread changes from call to call; the lane in front of this object lets only one in at a time.
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=64
+        )
+        try:
+            with named_errors():
+                path.chmod(0o600)
+                self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable_commits else 'NORMAL'}")
+                # Checkpoints are the store's to time: they are what lets a segment of the journal go.
+                self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+                self._migrate()
+        except (BufferDamaged, BufferUnwritable):
+            self._connection.close()
+            raise
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise BufferDamaged(f"{self.path}: its format {version} is newer than {len(MIGRATIONS)}, which this reads")
+        database = sqlite_utils.Database(self._connection)
+        for number in range(version, len(MIGRATIONS)):
+            database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
+
+    def stream(self) -> str | None:
+        """The stream that this buffer is the life of; None in a new one."""
+        with named_errors():
+            row = self._connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()
+        return None if row is None else str(row[0])
+
+    def begin_stream(self, stream_id: str, device_id: str, now: float) -> None:
+        """Give a new buffer its stream."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO buffer_metadata (only, stream_id, device_id, created_at) VALUES (1, ?, ?, ?)",
+                (stream_id, device_id, now),
+            )
+
+    def totals(self) -> Totals:
+        """The counters as they stand."""
+        with named_errors():
+            row = self._connection.execute(
+                "SELECT last_seq, total_buffered, total_sent, total_failed, total_evicted FROM buffer_metadata"
+            ).fetchone()
+        return Totals(*row)
+
+    def count(self, status: str) -> int:
+        """How many rows are 'pending' or 'failed' (both have an index for it)."""
+        assert status in ("pending", "failed")
+        with named_errors():
+            row = self._connection.execute(
+                f"SELECT count(*) FROM prediction_buffer WHERE status = '{status}'"  # noqa: S608
+            ).fetchone()
+        return int(row[0])
+
+    def oldest_pending_at(self) -> float | None:
+        """When the oldest pending row was accepted."""
+        with named_errors():
+            row = self._connection.execute(
+                "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT 1"
+            ).fetchone()
+        return None if row is None else float(row[0])
+
+    def insert(self, rows: Sequence[Row], *, last_seq: int, unwritten_sent: int = 0) -> int:
+        """Put rows in, skipping numbers that are there already; says how many were new.
+
+        `unwritten_sent` counts predictions that were confirmed before they got here and that nobody wants kept.
+        """
+        with self._transaction() as connection:
+            added = connection.executemany(
+                "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
+                " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        row.seq,
+                        row.payload.decode(),
+                        row.image_id,
+                        row.timestamp,
+                        row.buffered_at,
+                        row.status,
+                        row.sent_at,
+                        row.retry_count,
+                        row.last_error,
+                    )
+                    for row in rows
+                ],
+            ).rowcount
+            added = max(added, 0)
+            sent = sum(row.status == "sent" for row in rows) + unwritten_sent
+            failed = sum(row.status == "failed" for row in rows)
+            connection.execute(
+                "UPDATE buffer_metadata SET last_seq = max(last_seq, ?), total_buffered = total_buffered + ?,"
+                " total_sent = total_sent + ?, total_failed = total_failed + ?",
+                (last_seq, added + unwritten_sent, sent, failed),
+            )
+        return added
+
+    def mark_sent(self, seqs: Sequence[int], now: float) -> int:
+        """Pending (or quarantined and tried again) rows are confirmed; says how many."""
+        if not seqs:
+            return 0
+        with self._transaction() as connection:
+            marked = sum(
+                connection.execute(
+                    "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = NULL"
+                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
+                    (now, first, last),
+                ).rowcount
+                for first, last in ranges(seqs)
+            )
+            connection.execute("UPDATE buffer_metadata SET total_sent = total_sent + ?", (marked,))
+        return marked
+
+    def mark_failed(self, seqs: Sequence[int], error: str) -> int:
+        """Pending rows go to quarantine with the cloud's error; says how many."""
+        if not seqs:
+            return 0
+        with self._transaction() as connection:
+            marked = sum(
+                connection.execute(
+                    "UPDATE prediction_buffer SET status = 'failed', last_error = ?"
+                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
+                    (error, first, last),
+                ).rowcount
+                for first, last in ranges(seqs)
+            )
+            connection.execute("UPDATE buffer_metadata SET total_failed = total_failed + ?", (marked,))
+        return marked
+
+    def mark_retried(self, seqs: Sequence[int], error: str) -> None:
+        """An attempt failed; the rows stay pending."""
+        if not seqs:
+            return
+        with self._transaction() as connection:
+            for first, last in ranges(seqs):
+                connection.execute(
+                    "UPDATE prediction_buffer SET retry_count = retry_count + 1, last_error = ?"
+                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
+                    (error, first, last),
+                )
+
+    def pending(self, after: int, records_max: int, bytes_max: int) -> list[Stored]:
+        """Pending predictions with numbers above `after`, oldest first; at least one if there is any."""
+        page: list[Stored] = []
+        size = 0
+        with named_errors():
+            for seq, payload in self._connection.execute(
+                "SELECT id, CAST(prediction_data AS BLOB) FROM prediction_buffer"
+                " WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?",
+                (after, min(records_max, PAGE_RECORDS_MAX)),
+            ):
+                size += len(payload)
+                if page and size > bytes_max:
+                    break
+                page.append(Stored(seq, payload))
+        return page
+
+    def evict(self, count: int, reason: str, now: float) -> int:
+        """Drop the oldest pending rows and leave a tombstone for their numbers, in one transaction."""
+        with self._transaction() as connection:
+            seqs = [
+                row[0]
+                for row in connection.execute(
+                    "SELECT id FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT ?", (count,)
+                )
+            ]
+            for first, last in ranges(seqs):
+                connection.execute(
+                    "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
+                )
+                _bury(connection, first, last, reason, now)
+            connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
+        return len(seqs)
+
+    def bury(self, lost: Sequence[tuple[int, int]], reason: str, now: float, *, last_seq: int) -> None:
+        """Leave a tombstone for numbers whose predictions are gone; their numbers are never given out again."""
+        with self._transaction() as connection:
+            for first, last in lost:
+                _bury(connection, first, last, reason, now)
+            connection.execute("UPDATE buffer_metadata SET last_seq = max(last_seq, ?)", (last_seq,))
+
+    def losses(self, count_max: int) -> list[Loss]:
+        """Tombstones that the cloud has not confirmed yet."""
+        with named_errors():
+            return [
+                Loss(*row)
+                for row in self._connection.execute(
+                    "SELECT from_seq, to_seq, reason FROM buffer_losses WHERE confirmed_at IS NULL"
+                    " ORDER BY from_seq LIMIT ?",
+                    (count_max,),
+                )
+            ]
+
+    def confirm_losses(self, losses: Sequence[Loss], now: float) -> None:
+        """The cloud took note. A tombstone that has grown meanwhile stays, and is told again."""
+        if not losses:
+            return
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE buffer_losses SET confirmed_at = ? WHERE from_seq = ? AND to_seq = ?",
+                [(now, loss.from_seq, loss.to_seq) for loss in losses],
+            )
+
+    def delete_sent(self, count_max: int, *, sent_before: float) -> int:
+        """One small stroke of clean-up: the oldest sent rows confirmed before the given time."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "DELETE FROM prediction_buffer WHERE id IN (SELECT id FROM prediction_buffer"
+                " WHERE status = 'sent' AND sent_at < ? ORDER BY id LIMIT ?)",
+                (sent_before, count_max),
+            ).rowcount
+
+    def note_cleanup(self, now: float) -> None:
+        """Remember when the last clean-up ran to its end."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE buffer_metadata SET last_cleanup = ?", (now,))
+
+    def shrink(self, pages_max: int) -> None:
+        """Give free pages back to the file system, a few at a time; the file is cut at the next checkpoint."""
+        with named_errors():
+            self._connection.execute(f"PRAGMA incremental_vacuum({int(pages_max)})").fetchall()
+
+    def checkpoint(self, *, truncate: bool = False) -> bool:
+        """Move the WAL into the database and sync both; True when everything committed so far is then on the disk.
+
+        A reader in another process can keep it from ending; only with `truncate` is it waited for.
+        """
+        mode = "TRUNCATE" if truncate else "PASSIVE"
+        with named_errors():
+            busy, in_wal, moved = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        return not busy and in_wal == moved
+
+    def wal_bytes(self) -> int:
+        """How large the write-ahead log is."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        return wal.stat().st_size if wal.exists() else 0
+
+    def size_bytes(self) -> int:
+        """Database, WAL and shared-memory file."""
+        return sum(
+            file.stat().st_size
+            for file in (self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")))
+            if file.exists()
+        )
+
+    def close(self) -> None:
+        """Close the connection; committed rows stay."""
+        self._connection.close()
+
+    def _transaction(self) -> Transaction:
+        return Transaction(self._connection)
+
+
+def _bury(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:
+    """Write a tombstone; one that ends just before it, with the same reason and still unconfirmed, grows instead."""
+    grown = connection.execute(
+        "UPDATE buffer_losses SET to_seq = ?, lost_at = ? WHERE to_seq = ? AND reason = ? AND confirmed_at IS NULL",
+        (last, now, first - 1, reason),
+    ).rowcount
+    if not grown:
+        connection.execute(
+            "INSERT OR REPLACE INTO buffer_losses (from_seq, to_seq, reason, lost_at) VALUES (?, ?, ?, ?)",
+            (first, last, reason, now),
+        )

@@ -1,0 +1,151 @@
+"""Opening a store: one process at a time, and a database that can't be used is set aside, never in the way."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import msgspec
+
+from actors.ports.buffer import Buffer, Row
+from actors.ports.sqlite import BufferDamaged
+
+RESERVE_BYTES = 1024 * 1024
+"""Kept free below the capacity, so that a full buffer can still record an acknowledgement or a deletion."""
+
+
+class StoreLocked(Exception):
+    """Another process has this buffer open."""
+
+
+class DiskTrouble(Exception):
+    """The disk does not take writes at the moment; nothing of the call counts as accepted."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """Where the store lives and within which bounds. `now` is wall-clock seconds; `new_id` names a new stream."""
+
+    db_path: Path
+    capacity_bytes: int
+    cleanup_days: float
+    journal: bool
+    now: Callable[[], float]
+    new_id: Callable[[float], str]
+    model: str = ""
+    sync: Callable[[int], None] = os.fdatasync
+
+    @property
+    def journal_folder(self) -> Path:
+        """Where the segments lie: beside the database, under its name, so that two buffers never share a folder."""
+        return self.db_path.with_name(self.db_path.stem + "-journal")
+
+    @property
+    def quarantine_folder(self) -> Path:
+        """Where damaged bytes are set aside."""
+        return self.db_path.with_name(self.db_path.stem + "-quarantine")
+
+    @property
+    def lock_path(self) -> Path:
+        """The file whose lock says that a process has this store open."""
+        return self.db_path.with_name(self.db_path.name + ".lock")
+
+    @property
+    def accept_bytes_max(self) -> int:
+        """Up to here predictions are accepted; the rest is the reserve."""
+        return self.capacity_bytes - min(RESERVE_BYTES, self.capacity_bytes // 16)
+
+
+@attrs.frozen
+class Salvage:
+    """What could be read of a database that was set aside."""
+
+    aside: str = ""
+    stream_id: str | None = None
+    last_seq: int = 0
+    rows: tuple[Row, ...] = ()
+
+
+def new_stream_id(now: float) -> str:
+    """A ULID: 26 characters that sort by the time they were made, the last 16 of them random."""
+    number = int(now * 1000) << 80 | secrets.randbits(80)
+    return "".join("0123456789ABCDEFGHJKMNPQRSTVWXYZ"[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def lock(path: Path) -> int:
+    """Take the store for this process; the lock goes with the process, however that ends."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise DiskTrouble(f"BUFFER_DB_PATH: {path}: {exc.strerror}; name a folder that this user may write") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        owner = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise StoreLocked(
+            f"{path}: process {owner or '(unknown)'} has this buffer open;"
+            " stop it, or give this device a BUFFER_DB_PATH of its own"
+        ) from exc
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"%d" % os.getpid(), 0)
+    return fd
+
+
+def damage_marker(db_path: Path) -> Path:
+    """The file that says that the next start must set the database aside."""
+    return db_path.with_name(db_path.name + ".damaged")
+
+
+def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
+    """The buffer, after setting aside one that is damaged and saving what can be read of it."""
+    marker = damage_marker(options.db_path)
+    reason = "marked as damaged by the last session" if marker.exists() else ""
+    if not reason:
+        try:
+            return Buffer(options.db_path, durable_commits=not options.journal), Salvage()
+        except BufferDamaged as exc:
+            reason = str(exc)
+    aside = options.db_path.with_name(f"{options.db_path.name}.corrupt-{int(options.now())}")
+    for end in ("-wal", "-shm", ""):
+        file = options.db_path.with_name(options.db_path.name + end)
+        if file.exists():
+            file.rename(aside.with_name(aside.name + end))
+    marker.unlink(missing_ok=True)
+    salvage = _read_what_reads(aside) if aside.exists() else Salvage()
+    buffer = Buffer(options.db_path, durable_commits=not options.journal)
+    return buffer, attrs.evolve(salvage, aside=f"{aside} ({reason})")
+
+
+def _read_what_reads(path: Path) -> Salvage:
+    """Rows that are still owed to the cloud, from both ends of the table up to the first page that does not read."""
+    stream_id, last_seq = None, 0
+    rows: dict[int, Row] = {}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            stream_id, last_seq = connection.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
+        for order in ("ASC", "DESC"):
+            with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+                for seq, payload, *rest in connection.execute(
+                    "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, status, sent_at,"  # noqa: S608
+                    f" retry_count, last_error FROM prediction_buffer NOT INDEXED ORDER BY id {order}"
+                ):
+                    if seq in rows:
+                        break
+                    last_seq = max(last_seq, seq)
+                    rows[seq] = Row(seq, payload, *rest)
+    owed = tuple(row for _, row in sorted(rows.items()) if row.status in ("pending", "failed") and _whole(row))
+    return Salvage(stream_id=stream_id, last_seq=last_seq, rows=owed)
+
+
+def _whole(row: Row) -> bool:
+    """Whether a salvaged row is still the prediction that it was: JSON that carries its own number."""
+    try:
+        return bool(msgspec.json.decode(row.payload).get("seq") == row.seq)
+    except (msgspec.DecodeError, AttributeError):
+        return False

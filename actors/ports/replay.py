@@ -1,0 +1,119 @@
+"""Replay: bring what earlier sessions left in the journal into the buffer, and set aside what can't be read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import msgspec
+
+from actors.ports.buffer import Buffer, Row
+from actors.ports.journal import Scan, sync_folder
+from actors.ports.opening import StoreOptions
+
+INSERT_RECORDS = 1_000
+SET_ASIDE_BYTES_MAX = 64 * 1024 * 1024
+"""What the quarantine folder may hold of damaged bytes; beyond it they are counted, not kept."""
+
+
+@attrs.frozen
+class Recovered:
+    """What opening the store saved, and what it could not save."""
+
+    predictions: int = 0
+    sessions: int = 0
+    lost: int = 0
+    """Numbers whose predictions are damaged beyond reading; they are reported as losses."""
+    bytes_set_aside: int = 0
+    buffer_set_aside: str = ""
+    """Where an unusable database was moved to, and why; empty if there was none."""
+
+
+class _Columns(msgspec.Struct):
+    """The two columns that a replayed payload has to be read for."""
+
+    image_id: str
+    timestamp: float
+
+
+@attrs.frozen
+class Replayed:
+    """What a replay ends with: the account for the operator, the highest number given out, the bytes set aside."""
+
+    recovered: Recovered
+    last_seq: int
+    quarantine_bytes: int
+
+
+def replay(
+    found: Sequence[Scan], buffer: Buffer, options: StoreOptions, *, stream_id: str, buffer_set_aside: str
+) -> Replayed:
+    """Insert every record that reads (or skip it: its number may be there), bury the numbers whose lines are bad, and
+    delete the segments once the buffer is synced. To be killed in the middle of it and begin again does no harm.
+    """
+    now = options.now()
+    saved = 0
+    ours: list[Scan] = []
+    quarantine = _Quarantine(options.quarantine_folder, folder_bytes(options.quarantine_folder))
+    for seen in found:
+        quarantine.take_bad_bytes(seen)
+        if seen.header is not None and seen.header.stream_id != stream_id:
+            # The numbers of another stream mean nothing here. The file is kept whole for whoever knows its buffer.
+            quarantine.take_whole(seen.path)
+            continue
+        ours.append(seen)
+        rows = [_row(seq, payload, now) for seq, payload in seen.records]
+        for start in range(0, len(rows), INSERT_RECORDS):
+            saved += buffer.insert(rows[start : start + INSERT_RECORDS], last_seq=seen.last_seq)
+    last_seq = max([buffer.totals().last_seq, *(seen.last_seq for seen in ours)])
+    # A number whose line is bad in one segment may stand whole in another: a group that was written twice.
+    known = {seq for seen in ours for seq, _ in seen.records}
+    lost = (pair for seen in ours for pair in seen.lost)
+    gone = [(seq, seq) for first, last in lost for seq in range(first, last + 1) if seq not in known]
+    if gone:
+        buffer.bury(gone, "bad_sector", now, last_seq=last_seq)
+    if buffer.checkpoint():
+        for seen in ours:
+            seen.path.unlink(missing_ok=True)
+        if ours:
+            sync_folder(options.journal_folder)
+    sessions = {seen.header.session_id if seen.header else seen.path.name for seen in ours if seen.records}
+    recovered = Recovered(saved, len(sessions) if saved else 0, len(gone), quarantine.taken, buffer_set_aside)
+    return Replayed(recovered, last_seq, quarantine.holds)
+
+
+@attrs.define
+class _Quarantine:
+    """The folder for bytes that could not be read."""
+
+    folder: Path
+    holds: int
+    taken: int = 0
+
+    def take_bad_bytes(self, seen: Scan) -> None:
+        """Keep what is bad in a segment, for whoever wants to look at it."""
+        data = b"".join(damage.data for damage in seen.damage) + seen.torn
+        self.taken += len(data)
+        if data and self.holds + len(data) <= SET_ASIDE_BYTES_MAX:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self.folder / f"{seen.path.name}.bad"
+            path.write_bytes(data)
+            path.chmod(0o600)
+            self.holds += len(data)
+
+    def take_whole(self, path: Path) -> None:
+        """Keep a whole segment that belongs to another stream."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        size = path.stat().st_size
+        path.rename(self.folder / f"{path.name}.other-stream")
+        self.taken += size
+        self.holds += size
+
+
+def _row(seq: int, payload: bytes, now: float) -> Row:
+    columns = msgspec.json.decode(payload, type=_Columns)
+    return Row(seq, payload, columns.image_id, columns.timestamp, now)
+
+
+def folder_bytes(folder: Path) -> int:
+    """All bytes in a folder; 0 if it is not there."""
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0

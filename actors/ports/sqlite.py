@@ -1,0 +1,66 @@
+"""SQLite's errors by name, and transactions that never stay half-done."""
+
+import sqlite3
+
+DISK_CODES = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+)
+"""Primary result codes that speak of the disk or of another process; all others speak of the file."""
+
+
+class BufferDamaged(Exception):
+    """The file is no usable buffer: malformed, not a database, or written by a newer version."""
+
+
+class BufferUnwritable(Exception):
+    """SQLite could not write: the disk is full, read-only, or failing. The transaction was rolled back."""
+
+
+class named_errors:  # noqa: N801 - used as a statement: `with named_errors():`
+    """Translate SQLite's errors at this door: what is wrong with the file, and what is wrong with the disk."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and hasattr(error, "sqlite_errorcode"):
+            if error.sqlite_errorcode & 0xFF in DISK_CODES:
+                raise BufferUnwritable(str(error)) from error
+            raise BufferDamaged(str(error)) from error
+
+
+class Transaction:
+    """BEGIN IMMEDIATE … COMMIT, rolled back on any error, with the errors named."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        with named_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with named_errors():
+            if error is None:
+                try:
+                    self._connection.execute("COMMIT")
+                except sqlite3.Error:
+                    self._roll_back()
+                    raise
+            else:
+                self._roll_back()
+                if isinstance(error, sqlite3.Error):
+                    raise error
+
+    def _roll_back(self) -> None:
+        # After some errors (a full disk among them) SQLite has rolled back by itself.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")

@@ -1,0 +1,340 @@
+"""The store: the journal and the buffer under one set of rules. The one room that knows both.
+
+1. A number goes nowhere before its line is fsynced, so no number is ever given to two predictions.
+2. A segment is deleted only when all its rows are in SQLite and SQLite itself is synced; hence SQLite may run with
+   `synchronous=NORMAL`.
+3. Rows move to SQLite in larger strokes. One that was confirmed by then is written once, as sent (or not at all with
+   `cleanup_days=0`).
+4. Losing a 'sent' mark is harmless, since the cloud knows the number; losing an accepted row is not.
+5. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
+"""
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.messages import Books, Entry, Fate, Outcome, Stored
+from actors.ports import journal as segments
+from actors.ports.buffer import Buffer, Row
+from actors.ports.journal import Header, Journal, JournalError, orphans, scan
+from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, lock, open_buffer
+from actors.ports.replay import Recovered, Replayed, replay
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable
+from cloud.wire import LOSSES_MAX, Loss, number_payload
+
+FLUSH_RECORDS = 1_000
+FLUSH_AGE_S = 15.0
+"""Longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
+STROKE_ROWS = 512
+"""Rows that one stroke of clean-up or eviction touches: a few milliseconds."""
+SHRINK_PAGES = 256
+WAL_BYTES_MAX = 4 * 1024 * 1024
+RECLAIM_FRACTION = 0.9
+"""From here on sent rows are given up for space."""
+DAY_S = 86_400.0
+CLEANUP_EVERY_S = 3_600.0
+
+
+class BufferFull(Exception):
+    """No room below BUFFER_MAX_SIZE_MB; what happens now is the operator's policy."""
+
+
+class Store:
+    """One device's disk. Not for two threads at once; every method blocks on the disk.
+
+    `open()` may raise `StoreLocked` or `DiskTrouble`; the others say what they raise.
+    """
+
+    def __init__(self, buffer: Buffer, *, lock_fd: int, stream_id: str, device_id: str, options: StoreOptions) -> None:
+        self.stream_id = stream_id
+        self.recovered = Recovered()
+        self._buffer = buffer
+        self._lock_fd = lock_fd
+        self._options = options
+        self._held: dict[int, Row] = {}
+        self._held_since = 0.0
+        self._quarantine_bytes = 0
+        self._cleaned_at = 0.0
+        session_id = f"{int(options.now() * 1000):012x}{secrets.token_hex(2)}"
+        started_at = options.now()
+
+        def describe(first_seq: int) -> Header:
+            return Header(
+                holdfast_journal=segments.FORMAT_VERSION,
+                stream_id=stream_id,
+                device_id=device_id,
+                session_id=session_id,
+                boot_id=_boot_id(),
+                started_at=started_at,
+                first_seq=first_seq,
+                model=options.model,
+            )
+
+        self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
+        self._next_seq = 1
+        self._pending = 0
+        self._failed = 0
+        self._sent = 0
+
+    @classmethod
+    def open(cls, device_id: str, options: StoreOptions) -> "Store":
+        """Open or create the store, replay what earlier sessions left, and be ready to accept."""
+        lock_fd = lock(options.lock_path)
+        try:
+            found = [scan(path) for path in orphans(options.journal_folder)]
+            buffer, salvage = open_buffer(options)
+            stream_id = buffer.stream()
+            if stream_id is None:
+                # A new database beside an old journal goes on with the journal's stream: the numbers are its own.
+                headers = [seen.header.stream_id for seen in found if seen.header]
+                known = [salvage.stream_id] if salvage.stream_id else headers[-1:]
+                stream_id = known[0] if known else options.new_id(options.now())
+                buffer.begin_stream(stream_id, device_id, options.now())
+                buffer.insert(salvage.rows, last_seq=salvage.last_seq)
+            store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
+            store._begin(replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside))
+        except (OSError, BufferDamaged, BufferUnwritable) as exc:
+            os.close(lock_fd)
+            raise DiskTrouble(f"{options.db_path}: {exc}") from exc
+        return store
+
+    def _begin(self, replayed: Replayed) -> None:
+        """Start counting where the earlier sessions ended."""
+        self.recovered = replayed.recovered
+        self._quarantine_bytes = replayed.quarantine_bytes
+        self._next_seq = replayed.last_seq + 1
+        self._pending = self._buffer.count("pending")
+        self._failed = self._buffer.count("failed")
+        self._sent = self._buffer.totals().sent
+
+    @property
+    def last_seq(self) -> int:
+        """The highest number given out."""
+        return self._next_seq - 1
+
+    @property
+    def pending_count(self) -> int:
+        """Predictions that the cloud has not confirmed."""
+        return self._pending
+
+    @property
+    def failed_count(self) -> int:
+        """Predictions in quarantine."""
+        return self._failed
+
+    @property
+    def sent_count(self) -> int:
+        """Predictions confirmed over the life of the stream."""
+        return self._sent
+
+    # --- accept
+
+    def accept(self, entries: Sequence[Entry]) -> list[Stored]:
+        """Make predictions durable and number them, in order, without holes. `BufferFull`, `DiskTrouble`."""
+        first_seq = self._next_seq
+        stored = [Stored(seq, number_payload(seq, entry.body)) for seq, entry in enumerate(entries, first_seq)]
+        if self.size_bytes() + sum(len(record.payload) for record in stored) > self._options.accept_bytes_max:
+            raise BufferFull(f"{self._options.db_path.parent}: {self.size_bytes()} bytes")
+        now = self._options.now()
+        rows = [
+            Row(record.seq, record.payload, entry.image_id, entry.timestamp, now)
+            for record, entry in zip(stored, entries, strict=True)
+        ]
+        try:
+            if self._options.journal:
+                self._journal.append(first_seq, [record.payload for record in stored])
+            else:
+                self._buffer.insert(rows, last_seq=stored[-1].seq)
+        except (JournalError, BufferUnwritable) as exc:
+            raise DiskTrouble(str(exc)) from exc
+        self._next_seq += len(stored)
+        self._pending += len(stored)
+        if self._options.journal:
+            if not self._held:
+                self._held_since = now
+            self._held.update((row.seq, row) for row in rows)
+            if len(self._held) >= FLUSH_RECORDS:
+                self._flush_if_writable()
+        return stored
+
+    # --- deliver
+
+    def pending(self, after: int, records_max: int, bytes_max: int) -> list[Stored]:
+        """A page of the backlog, oldest first. `DiskTrouble`."""
+        try:
+            page = self._buffer.pending(after, records_max, bytes_max)
+            if not page and self._held:
+                self._flush()
+                page = self._buffer.pending(after, records_max, bytes_max)
+        except BufferUnwritable as exc:
+            raise DiskTrouble(str(exc)) from exc
+        return page
+
+    def losses(self) -> list[Loss]:
+        """Tombstones that the cloud has not confirmed yet. `DiskTrouble`."""
+        try:
+            return self._buffer.losses(LOSSES_MAX)
+        except BufferUnwritable as exc:
+            raise DiskTrouble(str(exc)) from exc
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Write down what became of predictions that were in flight. `DiskTrouble`: then tell it the same again."""
+        now = self._options.now()
+        try:
+            for outcome in outcomes:
+                self._settle_one(outcome, now)
+        except BufferUnwritable as exc:
+            raise DiskTrouble(str(exc)) from exc
+
+    def _settle_one(self, outcome: Outcome, now: float) -> None:
+        written = [seq for seq in outcome.seqs if seq not in self._held]
+        held = [row for seq in outcome.seqs if (row := self._held.get(seq)) and row.status == "pending"]
+        error = outcome.error or ""
+        match outcome.fate:
+            case Fate.SENT:
+                marked = self._buffer.mark_sent(written, now) + len(held)
+                self._pending -= marked
+                self._sent += marked
+                for row in held:
+                    row.status, row.sent_at = "sent", now
+                self._buffer.confirm_losses(outcome.losses, now)
+            case Fate.QUARANTINED:
+                marked = self._buffer.mark_failed(written, error) + len(held)
+                self._pending -= marked
+                self._failed += marked
+                for row in held:
+                    row.status, row.last_error = "failed", error
+            case Fate.RELEASED if outcome.error is not None:
+                self._buffer.mark_retried(written, error)
+                for row in held:
+                    row.retry_count += 1
+                    row.last_error = error
+
+    # --- space
+
+    def evict(self) -> int:
+        """Drop the oldest pending predictions, leaving tombstones; says how many went. `DiskTrouble`."""
+        try:
+            self._flush()
+            gone = self._buffer.evict(STROKE_ROWS, "evicted", self._options.now())
+            self._pending -= gone
+            self._give_back()
+        except BufferUnwritable as exc:
+            raise DiskTrouble(str(exc)) from exc
+        return gone
+
+    def tidy(self) -> bool:
+        """One small stroke of whatever is due: flush, checkpoint, retire, clean up. True if more is due at once.
+
+        `DiskTrouble` where the disk does not let it.
+        """
+        now = self._options.now()
+        try:
+            if self._held and now - self._held_since >= FLUSH_AGE_S:
+                self._flush()
+            if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
+                self._retire()
+            if self.size_bytes() > RECLAIM_FRACTION * self._options.accept_bytes_max:
+                return self._reclaim(now)
+            if now - self._cleaned_at >= CLEANUP_EVERY_S:
+                return self._clean_up(now)
+        except (BufferUnwritable, OSError) as exc:
+            raise DiskTrouble(str(exc)) from exc
+        return False
+
+    def _reclaim(self, now: float) -> bool:
+        """Give up sent rows for space, whatever their age, then whatever the journal no longer needs to hold."""
+        self._flush()
+        self._journal.rotate()
+        gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=now + DAY_S)
+        self._give_back()
+        return gone == STROKE_ROWS
+
+    def _clean_up(self, now: float) -> bool:
+        """Give up sent rows that are older than the operator wants to keep them."""
+        gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=now - self._options.cleanup_days * DAY_S)
+        if gone == STROKE_ROWS:
+            return True
+        self._cleaned_at = now
+        self._buffer.note_cleanup(now)
+        self._buffer.shrink(SHRINK_PAGES)
+        return False
+
+    def _give_back(self) -> None:
+        self._buffer.shrink(SHRINK_PAGES)
+        self._retire(truncate=True)
+
+    def _retire(self, *, truncate: bool = False) -> None:
+        """Delete the segments whose rows are all in SQLite, once SQLite is synced."""
+        self._flush()
+        if self._buffer.checkpoint(truncate=truncate):
+            self._journal.retire(self._next_seq - 1)
+
+    def _flush_if_writable(self) -> None:
+        """A flush that may wait: the journal holds the rows, so an accept does not fail for SQLite's sake."""
+        try:
+            self._flush()
+        except BufferUnwritable:
+            self._held_since = self._options.now()
+
+    def _flush(self) -> None:
+        """Move what the journal alone holds into SQLite, in one transaction."""
+        if not self._held:
+            return
+        rows = list(self._held.values())
+        unwanted = 0
+        if self._options.cleanup_days == 0:
+            kept = [row for row in rows if row.status != "sent"]
+            unwanted, rows = len(rows) - len(kept), kept
+        self._buffer.insert(rows, last_seq=self._next_seq - 1, unwritten_sent=unwanted)
+        self._held.clear()
+
+    # --- books
+
+    def size_bytes(self) -> int:
+        """Every byte this store owns: database, WAL, journal, quarantine."""
+        return self._buffer.size_bytes() + self._journal.size_bytes + self._quarantine_bytes
+
+    def books(self) -> Books:
+        """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
+        oldest = self._buffer.oldest_pending_at() if self._pending else None
+        if self._pending and oldest is None:
+            oldest = min((row.buffered_at for row in self._held.values() if row.status == "pending"), default=None)
+        return Books(
+            stream_id=self.stream_id,
+            last_seq=self.last_seq,
+            pending=self._pending,
+            sent=self._sent,
+            failed=self._failed,
+            evicted=self._buffer.totals().evicted,
+            oldest_pending_at=oldest,
+            size_bytes=self.size_bytes(),
+            capacity_bytes=self._options.capacity_bytes,
+            recovered=self.recovered.predictions,
+        )
+
+    def close(self) -> None:
+        """Bring everything into SQLite, sync it, and remove the segments: the next start has nothing to replay.
+
+        Where the disk does not let it, the journal simply stays for the next start.
+        """
+        try:
+            self._journal.rotate()
+            self._retire(truncate=True)
+        except (BufferUnwritable, BufferDamaged, OSError):
+            return
+        finally:
+            self._buffer.close()
+            os.close(self._lock_fd)
+
+    def condemn(self) -> None:
+        """Mark the database as damaged, so that the next start sets it aside and saves what can be read."""
+        damage_marker(self._options.db_path).touch()
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
