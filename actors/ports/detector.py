@@ -1,0 +1,257 @@
+"""The model behind a small door: `load` it once, then `detect` what an image shows.
+
+Ultralytics runs it, imported when a model is loaded and kept offline: nothing is downloaded or installed, nothing is
+reported home. One owner at a time: calls must not overlap.
+"""
+
+import atexit
+import hashlib
+import importlib
+import math
+import os
+import pickle
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from actors.ports.images import Image
+from cloud.wire import Detection
+
+INSTALL_HINT = "pip install 'holdfast[yolo]'"
+OFFLINE = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "ULTRALYTICS_SAFE_LOAD": "1",
+    "YOLO_AUTOINSTALL": "0",
+    "YOLO_OFFLINE": "1",
+    "YOLO_VERBOSE": "0",
+}
+"""Read by Ultralytics and ONNX Runtime when imported. Both report home by default, the latter through sockets and
+a database of its own. The safe load takes the weights out of a `.pt` without running code that came with them."""
+IOU = 0.6
+DETECTIONS_MAX = 300
+VERSION_CHARS = 12
+CLASS_CHARS_MAX = 256
+WARM_UP_SIDE_PX = 256
+CHUNK_BYTES = 1024 * 1024
+REASON_CHARS_MAX = 200
+REMEDY = "give the path of a trained model's file (.onnx, .pt), or leave MODEL_PATH unset for the built-in one"
+
+
+class DetectorError(Exception):
+    """The model can't be loaded, or fails on an image; the text names the model and what to do."""
+
+
+@attrs.frozen
+class Sight:
+    """What the model saw in one image, and how long it took (milliseconds, with pre- and post-processing)."""
+
+    detections: tuple[Detection, ...]
+    inference_ms: float
+
+
+class Detector(Protocol):
+    """A model. Both methods block, so they run in a lane, and never at the same time."""
+
+    @property
+    def model_name(self) -> str:
+        """The model's name on every prediction."""
+        ...
+
+    @property
+    def model_version(self) -> str:
+        """Changes whenever the weights do. Known once loaded."""
+        ...
+
+    def load(self) -> None:
+        """Make ready, and predict once to warm up; `DetectorError` if that can't be."""
+        ...
+
+    def detect(self, image: Image) -> Sight:
+        """What `image` (BGR) shows; `DetectorError` if the model fails on it."""
+        ...
+
+
+def default_model_path() -> Path:
+    """The built-in model."""
+    return Path(__file__).parent.parent / "assets" / "surface-defects.onnx"
+
+
+def tidy(name: str, confidence: float, box: tuple[float, float, float, float], size: tuple[int, int]) -> Detection:
+    """A box that keeps the wire's contract: inside the image (width, height), ordered, rounded to 0.1 px."""
+    width, height = size
+    (x1, x2), (y1, y2) = sorted((box[0], box[2])), sorted((box[1], box[3]))
+    corners = (_clip(x1, width, 1), _clip(y1, height, 1), _clip(x2, width, 1), _clip(y2, height, 1))
+    return Detection(name[:CLASS_CHARS_MAX] or "unnamed", _clip(confidence, 1, 4), corners)
+
+
+class UltralyticsDetector:
+    """A model file that Ultralytics can run: `.onnx`, `.pt`, and what else it knows.
+
+    `confidence` is the least score of a detection. `threads` is how many cores one prediction may use; the loop needs
+    one too. `config_dir` is where Ultralytics keeps its settings (default: a temporary folder).
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        confidence: float = 0.25,
+        *,
+        iou: float = IOU,
+        threads: int = 1,
+        device: str = "cpu",
+        config_dir: Path | None = None,
+    ) -> None:
+        self._path = Path(path).expanduser()
+        self._given = str(path)
+        self._options = {"conf": confidence, "iou": iou, "device": device, "max_det": DETECTIONS_MAX, "verbose": False}
+        self._threads = threads
+        self._config_dir = config_dir
+        self._model: Any = None
+        self._failures: tuple[type[Exception], ...] = ()
+        self._version = ""
+
+    @property
+    def model_name(self) -> str:
+        """The file's name without its ending."""
+        return self._path.stem
+
+    @property
+    def model_version(self) -> str:
+        """The first digits of the SHA-256 of the file; empty until loaded."""
+        return self._version
+
+    def load(self) -> None:
+        """Import Ultralytics, load the file, predict once; `DetectorError` names what is wrong."""
+        self._check_given()
+        yolo = _import_yolo(self._config_dir)
+        import numpy as np  # noqa: PLC0415 (only where there is a model to load)
+        import torch  # noqa: PLC0415
+
+        self._failures = _failures()
+        blank = np.zeros((WARM_UP_SIDE_PX, WARM_UP_SIDE_PX, 3), np.uint8)
+        try:
+            with _calm_sessions(self._threads):
+                model = yolo(str(self._path), task="detect" if self._path.suffix == ".onnx" else None)
+                model.predict(blank, **self._options)
+            version = _digest(self._path)[:VERSION_CHARS]
+        except self._failures as exc:
+            raise DetectorError(f"MODEL_PATH {self._given} can't be loaded as a model ({_why(exc)}); {REMEDY}") from exc
+        task = getattr(model.predictor.model, "task", None) or model.task
+        if task != "detect":
+            raise DetectorError(f"MODEL_PATH {self._given} is a model for {task!r}; it takes one for 'detect'")
+        torch.set_num_threads(self._threads)  # Ultralytics sets its own number at the first prediction
+        self._version = version
+        self._model = model
+
+    def detect(self, image: Image) -> Sight:
+        """The boxes above the confidence, in pixels of `image`."""
+        assert self._model is not None, "load() comes before detect()"
+        started = time.perf_counter()
+        try:
+            result = self._model.predict(image, **self._options)[0]
+            rows = result.boxes.data.tolist()
+        except self._failures as exc:
+            raise DetectorError(f"model {self.model_name} failed on an image ({_why(exc)}); {REMEDY}") from exc
+        height, width = image.shape[:2]
+        detections = tuple(
+            tidy(str(result.names.get(int(kind), int(kind))), score, (x1, y1, x2, y2), (width, height))
+            for x1, y1, x2, y2, score, kind in rows
+            if all(map(math.isfinite, (x1, y1, x2, y2, score, kind)))
+        )
+        return Sight(detections, round((time.perf_counter() - started) * 1000, 2))
+
+    def _check_given(self) -> None:
+        if "://" in self._given:
+            raise DetectorError(f"MODEL_PATH {self._given} is an address, and nothing is downloaded; {REMEDY}")
+        if not self._path.exists():
+            raise DetectorError(
+                f"MODEL_PATH {self._given} does not exist on this device, and nothing is downloaded; {REMEDY}"
+            )
+        if self._path.suffix.lower() in (".yaml", ".yml"):
+            raise DetectorError(f"MODEL_PATH {self._given} describes a network but holds no weights; {REMEDY}")
+
+
+def _clip(value: float, top: float, digits: int) -> float:
+    return round(min(max(value, 0.0), float(top)), digits)
+
+
+def _why(error: Exception) -> str:
+    """An error of the libraries in one line."""
+    text = str(error).strip().partition("\n")[0].removeprefix("ERROR ❌️ ")
+    return f"{type(error).__name__}: {text[:REASON_CHARS_MAX]}"
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file, or of all the files of a model that is a folder."""
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if part.is_file():
+            with part.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _import_yolo(config_dir: Path | None) -> Any:
+    """Ultralytics' YOLO class, imported offline; `DetectorError` where it is not installed."""
+    for name, value in {**OFFLINE, "OMP_NUM_THREADS": "1"}.items():
+        os.environ.setdefault(name, value)
+    if "YOLO_CONFIG_DIR" not in os.environ:
+        os.environ["YOLO_CONFIG_DIR"] = str(config_dir or _temporary_folder())
+    Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    try:
+        return importlib.import_module("ultralytics").YOLO  # takes a second, and brings torch
+    except ImportError as exc:
+        raise DetectorError(f"the model runs on ultralytics, which can't be imported ({exc}); {INSTALL_HINT}") from exc
+
+
+def _temporary_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="holdfast-yolo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a model that is none, is damaged, or does not fit an image makes the libraries raise."""
+    own = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError)
+    more = (pickle.UnpicklingError, RuntimeError, TypeError, ValueError)
+    try:
+        from onnxruntime.capi import onnxruntime_pybind11_state as ort  # noqa: PLC0415
+    except ImportError:
+        return own + more
+    found = (getattr(ort, name) for name in dir(ort))
+    return own + more + tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+@contextmanager
+def _calm_sessions(threads: int) -> Iterator[None]:
+    """Sessions of ONNX Runtime made inside get `threads` threads that sleep when idle.
+
+    Its own default is a thread per core that spins while it waits, which starves the loop, and Ultralytics has no
+    option for it.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415
+    except ImportError:
+        yield
+        return
+    made = onnxruntime.InferenceSession
+
+    def calm(model: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> Any:
+        options = sess_options or onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        return made(model, options, *args, **kwargs)
+
+    onnxruntime.InferenceSession = calm
+    try:
+        yield
+    finally:
+        onnxruntime.InferenceSession = made
