@@ -176,13 +176,18 @@ def test_size_is_what_the_files_hold(tmp_path):
 
 
 def test_group_is_one_write_and_one_sync(tmp_path, monkeypatch):
-    syncs = []
+    syncs: list[int] = []
     journal = Journal(tmp_path, describe=header, sync=syncs.append)
     journal.append(1, payloads(1, 1))
     syncs.clear()
-    writes = []
+    writes: list[int] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(len(data)) or real(fd, data))
+
+    def write(fd, data):
+        writes.append(len(data))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
     journal.append(2, payloads(2, 500))
     assert len(writes) == 1
     assert len(syncs) == 1
@@ -193,7 +198,7 @@ def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkey
     journal = Journal(tmp_path, describe=header)
     journal.append(1, payloads(1, 2))
     real = os.write
-    calls = []
+    calls: list[int] = []
 
     def half_then_full(fd, data):
         calls.append(len(data))
@@ -213,7 +218,7 @@ def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkey
 
 def test_failed_sync_ends_the_segment(tmp_path):
     """After a failed fsync nobody knows what the kernel still holds: the group goes into a new file."""
-    fail = []
+    fail: list[bool] = []
 
     def sync(fd):
         if fail:

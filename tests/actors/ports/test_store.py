@@ -458,3 +458,22 @@ def tear(world: Disk, store: Store, number: int) -> Store:
         with path.open("ab") as file:
             file.write(b'{"seq":99999,"crc32c":"00000000","payload":{"seq":99999,"image_id":"torn'[: 1 + number % 70])
     return world.open()
+
+
+def test_segment_stays_while_the_buffer_is_not_synced(disk):
+    """A reader in another process holds the checkpoint back: the journal is still the only copy a power cut leaves."""
+    world = disk()
+    store = world.open()
+    store.accept(entries(3))
+    store.settle([sent(1)])
+    reader = sqlite3.connect(world.folder / "buffer.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM prediction_buffer").fetchone()
+    store._journal.rotate()
+    store.tidy()
+    assert len(orphans(world.folder / "buffer-journal")) == 1, "not synced, so not deleted"
+    reader.execute("COMMIT")
+    reader.close()
+    store.tidy()
+    assert orphans(world.folder / "buffer-journal") == []
+    store.close()

@@ -1,0 +1,54 @@
+"""Group stored predictions into batches; a batch leaves when full, or when it has lingered."""
+
+import trio
+
+from actors.messages import Batch, Lane, Stored
+
+
+async def run(
+    stored: trio.MemoryReceiveChannel[Stored],
+    batches: trio.MemorySendChannel[Batch],
+    *,
+    size_max: int,
+    bytes_max: int,
+    linger_s: float,
+) -> None:
+    """Send a batch at `size_max` predictions, before `bytes_max` bytes of payload, or `linger_s` after its first.
+
+    A payload that would not fit any more opens the next batch; one that is larger than `bytes_max` travels alone.
+    At the end of the stream what is held leaves at once. A slow receiver is waited for: what then piles up in
+    `stored` is the buffer writer's to keep.
+    """
+    with stored, batches:
+        spare: Stored | None = None
+        while True:
+            try:
+                first = spare or await stored.receive()
+            except trio.EndOfChannel:
+                return
+            held, spare = await _gather(first, stored, size_max=size_max, bytes_max=bytes_max, linger_s=linger_s)
+            await batches.send(Batch(records=tuple(held), lane=Lane.LIVE))
+
+
+async def _gather(
+    first: Stored,
+    stored: trio.MemoryReceiveChannel[Stored],
+    *,
+    size_max: int,
+    bytes_max: int,
+    linger_s: float,
+) -> tuple[list[Stored], Stored | None]:
+    """The batch that `first` opens, and the prediction that did not fit into it."""
+    held = [first]
+    size = len(first.payload)
+    with trio.move_on_after(linger_s):
+        while len(held) < size_max and size < bytes_max:
+            try:
+                record = await stored.receive()
+            except trio.EndOfChannel:
+                break
+            size += len(record.payload)
+            if size > bytes_max:
+                return held, record
+            held.append(record)
+    return held, None

@@ -1,0 +1,245 @@
+"""Bring the backlog home once the link is there: page by page, oldest first, at a pace that the cloud can bear."""
+
+import random
+from functools import partial
+
+import attrs
+import structlog
+import trio
+from trio_util import AsyncValue, wait_any
+
+from actors.backoff import backoff_s
+from actors.messages import (
+    Batch,
+    Delivery,
+    Drain,
+    Fate,
+    Lane,
+    Link,
+    LinkState,
+    Outcome,
+    Page,
+    PageRequest,
+    Reply,
+    Trouble,
+)
+from actors.pacing import Pace, next_due, next_pace, page_size, rate_per_s
+from cloud.wire import BATCH_BYTES_MAX
+
+RETRY_MULTIPLIER = 2.0
+RETRY_PAUSE_MAX_S = 60.0
+"""A drain that got nothing through is tried again no later than this (once the link is there)."""
+
+log = structlog.get_logger()
+
+
+async def run(
+    nudges: trio.MemoryReceiveChannel[None],
+    requests: trio.MemorySendChannel[PageRequest | Outcome],
+    backlog: trio.MemorySendChannel[Batch],
+    *,
+    link: AsyncValue[Link],
+    drain: AsyncValue[Drain],
+    batch_size: int,
+    start_jitter_s: float,
+    rng: random.Random,
+    records_per_s_max: float | None = None,
+) -> None:
+    """Drain the backlog after every nudge and every time the link comes back, until `nudges` end.
+
+    A drain begins after a random pause of up to `start_jitter_s`, and passes over the pending predictions, oldest
+    first, until a whole pass finds none. It stops when a delivery fails. At the end of `nudges` no more pages are
+    asked for; what is under way is waited for, what is claimed but not under way is released.
+    """
+    with nudges, requests, backlog:
+        recovery = _Recovery(
+            requests=requests,
+            backlog=backlog,
+            link=link,
+            drain=drain,
+            batch_size=batch_size,
+            start_jitter_s=start_jitter_s,
+            rng=rng,
+            records_per_s_max=records_per_s_max,
+            pace=Pace(batch_size),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recovery.watch_link, name="recovery link")
+            nursery.start_soon(recovery.serve, name="recovery drain")
+            async for _ in nudges:
+                recovery.wanted.set()
+            recovery.ending.set()
+
+
+@attrs.define(eq=False)
+class _Walk:
+    """One pass over the pending predictions, from the oldest on."""
+
+    offered: int = 0
+    settled: int = 0
+    trouble: Trouble = Trouble.NONE
+    """Once FAILED or BUSY, this pass asks for nothing more."""
+    retry_at: float = 0.0
+    flying: AsyncValue[int] = attrs.field(factory=lambda: AsyncValue(0))
+    """Batches that the uplink has and has not answered yet."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Recovery:
+    """The pace, and what asks for a drain."""
+
+    requests: trio.MemorySendChannel[PageRequest | Outcome]
+    backlog: trio.MemorySendChannel[Batch]
+    link: AsyncValue[Link]
+    drain: AsyncValue[Drain]
+    batch_size: int
+    start_jitter_s: float
+    rng: random.Random
+    records_per_s_max: float | None
+    pace: Pace
+    due_at: float = 0.0
+    """When the cap on predictions a second lets the next page go."""
+    began: float = 0.0
+    fruitless: int = 0
+    """Passes in a row that got nothing through."""
+    wanted: trio.Event = attrs.field(factory=trio.Event)
+    ending: trio.Event = attrs.field(factory=trio.Event)
+
+    async def watch_link(self) -> None:
+        """Whatever could not be sent while the link was away is pending: look as soon as it is back."""
+        while not self.ending.is_set():
+            await wait_any(self.ending.wait, partial(self.link.wait_value, _gone))
+            self.wanted.set()
+            await wait_any(self.ending.wait, partial(self.link.wait_value, _usable))
+
+    async def serve(self) -> None:
+        """Drain whenever that is wanted and the link is there."""
+        not_before = 0.0
+        while not self.ending.is_set():
+            await wait_any(self.ending.wait, self.wanted.wait)
+            await wait_any(self.ending.wait, partial(self.link.wait_value, _there))
+            pause_s = self.rng.uniform(0.0, self.start_jitter_s)
+            await self._pause_until(max(not_before, trio.current_time() + pause_s))
+            if self.ending.is_set() or not _there(self.link.value):
+                continue
+            self.wanted = trio.Event()
+            self.pace = Pace(self.batch_size)
+            try:
+                not_before = await self._drain()
+            finally:
+                self._finish()
+
+    async def _drain(self) -> float:
+        """Pass after pass until one finds nothing; returns when the next drain may begin at the earliest."""
+        while True:
+            walk = await self._walk()
+            if walk.trouble is Trouble.NONE and walk.offered == 0 and self._may_go(walk):
+                self.fruitless = 0
+                return 0.0
+            self.fruitless = 0 if walk.settled else self.fruitless + 1
+            if walk.trouble is Trouble.BUSY:
+                await self._pause_until(max(walk.retry_at, self._retry_at() if self.fruitless else 0.0))
+                walk.trouble = Trouble.NONE
+            elif self.fruitless:
+                walk.trouble = Trouble.FAILED
+            if not self._may_go(walk):
+                self.wanted.set()
+                return self._retry_at()
+
+    def _retry_at(self) -> float:
+        """When to try again, the later the longer nothing got through."""
+        return trio.current_time() + backoff_s(
+            self.fruitless, multiplier=RETRY_MULTIPLIER, rng=self.rng, max_s=RETRY_PAUSE_MAX_S
+        )
+
+    async def _walk(self) -> _Walk:
+        """One pass: ask for a page, hand it to the uplink, as many at once as the pace allows."""
+        walk = _Walk()
+        cursor = 0
+        async with trio.open_nursery() as nursery:
+            while await self._turn(walk):
+                page = await self._ask(cursor)
+                if not self._may_go(walk):
+                    await self._release(page)
+                    break
+                if page.records or page.losses:
+                    nursery.start_soon(self._land, await self._launch(page, walk), walk, self.pace.generation)
+                if page.exhausted or page.cursor <= cursor:
+                    break
+                cursor = page.cursor
+        return walk
+
+    async def _turn(self, walk: _Walk) -> bool:
+        """Wait until another batch may be under way; False if this pass is over."""
+        await walk.flying.wait_value(lambda flying: flying < self.pace.in_flight)
+        await self._pause_until(self.due_at)
+        return self._may_go(walk)
+
+    def _may_go(self, walk: _Walk) -> bool:
+        halted = walk.trouble in (Trouble.BUSY, Trouble.FAILED)
+        return not (halted or self.ending.is_set() or _gone(self.link.value))
+
+    async def _ask(self, after: int) -> Page:
+        reply = Reply[Page]()
+        records_max = page_size(self.pace, self.records_per_s_max)
+        await self.requests.send(PageRequest(after, records_max, BATCH_BYTES_MAX, reply))
+        return await reply.wait()
+
+    async def _release(self, page: Page) -> None:
+        """Give back what was claimed and can't go; nothing was tried, so nothing is written down."""
+        if page.records:
+            await self.requests.send(Outcome(Fate.RELEASED, tuple(record.seq for record in page.records)))
+
+    async def _launch(self, page: Page, walk: _Walk) -> Reply[Delivery]:
+        """Hand a page to the uplink."""
+        if not self.drain.value.active:
+            self.began = trio.current_time()
+            self.drain.value = Drain(active=True, runs=self.drain.value.runs + 1)
+            log.info("drain_started", runs=self.drain.value.runs)
+        reply = Reply[Delivery]()
+        walk.offered += len(page.records)
+        walk.flying.value += 1
+        self.due_at = next_due(self.due_at, trio.current_time(), len(page.records), self.records_per_s_max)
+        await self.backlog.send(Batch(page.records, Lane.BACKLOG, page.losses, reply))
+        return reply
+
+    async def _land(self, reply: Reply[Delivery], walk: _Walk, generation: int) -> None:
+        """Learn how a batch went."""
+        delivery = await reply.wait()
+        now = trio.current_time()
+        self.pace = next_pace(self.pace, delivery, generation=generation)
+        walk.settled += delivery.records
+        if delivery.trouble is Trouble.BUSY:
+            walk.retry_at = max(walk.retry_at, now + delivery.retry_after_s)
+        if delivery.trouble in (Trouble.BUSY, Trouble.FAILED) and walk.trouble is not Trouble.FAILED:
+            walk.trouble = delivery.trouble
+        sent = self.drain.value.sent + delivery.records
+        self.drain.value = attrs.evolve(self.drain.value, sent=sent, rate_per_s=rate_per_s(sent, now - self.began))
+        walk.flying.value -= 1
+
+    def _finish(self) -> None:
+        """The drain is over: show it."""
+        done = self.drain.value
+        if done.active:
+            self.drain.value = attrs.evolve(done, active=False)
+            log.info("drain_ended", sent=done.sent, seconds=round(trio.current_time() - self.began, 3))
+
+    async def _pause_until(self, time: float) -> None:
+        """Wait, unless the end or the loss of the link makes that pointless."""
+        if time <= trio.current_time():
+            return
+        with trio.move_on_at(time):
+            await wait_any(self.ending.wait, partial(self.link.wait_value, _gone))
+
+
+def _usable(link: Link) -> bool:
+    return link.usable
+
+
+def _gone(link: Link) -> bool:
+    return not link.usable
+
+
+def _there(link: Link) -> bool:
+    """Whether a drain may begin: not while a probe is settling a suspicion."""
+    return link.state in (LinkState.UNKNOWN, LinkState.UP)

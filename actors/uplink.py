@@ -1,0 +1,240 @@
+"""Send batches to the cloud in two lanes, live and backlog, and tell what became of every prediction in them."""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import structlog
+import trio
+from trio_util import AsyncValue, wait_any
+
+from actors.backoff import backoff_s
+from actors.messages import Batch, Books, Delivery, Fate, Lane, Link, Outcome, Report, Sign, Stored, Traffic, Trouble
+from actors.pacing import IN_FLIGHT_MAX
+from actors.ports.client import CloudClient, Unreachable
+from actors.verdict import Piece, Room, Sense, Settlement, Verdict, judge, no_answer, settle
+from cloud.wire import Loss, frame_batch
+
+RETRY_PAUSE_MAX_S = 60.0
+
+log = structlog.get_logger()
+
+
+async def run(
+    live: trio.MemoryReceiveChannel[Batch],
+    backlog: trio.MemoryReceiveChannel[Batch],
+    outcomes: trio.MemorySendChannel[Outcome],
+    reports: trio.MemorySendChannel[Report],
+    *,
+    link: AsyncValue[Link],
+    stopping: trio.Event,
+    traffic: AsyncValue[Traffic],
+    books: AsyncValue[Books],
+    client: CloudClient,
+    device_id: str,
+    stream_id: str,
+    retries_max: int,
+    retry_multiplier: float,
+    rng: random.Random,
+    now: Callable[[], float],
+    backlog_in_flight_max: int = IN_FLIGHT_MAX,
+) -> None:
+    """Deliver until both lanes end. `now` gives seconds since 1970.
+
+    The live lane sends one batch at a time and never waits for the backlog, of which up to `backlog_in_flight_max`
+    batches are under way. Every prediction's fate goes to `outcomes` exactly once: sent, quarantined, or released
+    (pending again). A live batch is tried 1 + `retries_max` times, a backlog batch once, and none at all while the
+    link is known to be unusable; once `stopping` is set, each live batch is offered once, and the backlog no more.
+    """
+    with live, backlog, outcomes, reports:
+        uplink = _Uplink(
+            outcomes=outcomes,
+            reports=reports,
+            link=link,
+            stopping=stopping,
+            traffic=traffic,
+            books=books,
+            client=client,
+            device_id=device_id,
+            stream_id=stream_id,
+            retries_max=retries_max,
+            backoff=partial(backoff_s, multiplier=retry_multiplier, rng=rng, max_s=RETRY_PAUSE_MAX_S),
+            now=now,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(uplink.live_lane, live, name="uplink live")
+            for _ in range(backlog_in_flight_max):
+                nursery.start_soon(uplink.backlog_lane, backlog, name="uplink backlog")
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Uplink:
+    """What both lanes share: the channels, what 413 taught, and until when the cloud asked to be left alone."""
+
+    outcomes: trio.MemorySendChannel[Outcome]
+    reports: trio.MemorySendChannel[Report]
+    link: AsyncValue[Link]
+    stopping: trio.Event
+    traffic: AsyncValue[Traffic]
+    books: AsyncValue[Books]
+    client: CloudClient
+    device_id: str
+    stream_id: str
+    retries_max: int
+    backoff: Callable[[int], float]
+    now: Callable[[], float]
+    room: Room = attrs.field(factory=Room)
+    busy_until: float = 0.0
+
+    # --- the live lane
+
+    async def live_lane(self, live: trio.MemoryReceiveChannel[Batch]) -> None:
+        """One batch after the other; while the cloud is busy the lane waits, and what comes meanwhile waits behind."""
+        async for batch in live:
+            await self._pause(self.busy_until - trio.current_time())
+            await self._deliver(batch)
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Offer a batch until it is settled, the retries are used up, or trying makes no sense any more."""
+        left, losses = batch.records, batch.losses
+        error: str | None = None
+        for attempt in itertools.count():
+            if not (self.link.value.usable or self.stopping.is_set()):
+                break
+            settlement = await self._offer(left, losses, Lane.LIVE)
+            left, losses = settlement.left, settlement.losses_left
+            error = settlement.left_error or error
+            if settlement.trouble is None or settlement.trouble.sense is not Sense.FAILED:
+                break
+            if attempt == self.retries_max:
+                break
+            await self._pause(self.backoff(attempt))
+            if self.stopping.is_set():
+                break
+            self._count(retried=1)
+        await self._release(left, error)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than it makes sense to: not once the link is known to be gone, nor into a stop."""
+        if seconds > 0:
+            with trio.move_on_after(seconds):
+                await wait_any(self.stopping.wait, partial(self.link.wait_value, _unusable))
+
+    # --- the backlog lane
+
+    async def backlog_lane(self, backlog: trio.MemoryReceiveChannel[Batch]) -> None:
+        """One of the lane's workers: each batch is offered once, then whoever sent it hears how that went."""
+        async for batch in backlog:
+            delivery = await self._deliver_once(batch)
+            if batch.reply is not None:
+                batch.reply.put(delivery)
+
+    async def _deliver_once(self, batch: Batch) -> Delivery:
+        busy_s = self.busy_until - trio.current_time()
+        if self.stopping.is_set() or not self.link.value.usable:
+            await self._release(batch.records, None)
+            return Delivery(Trouble.FAILED, records=0, seconds=0.0)
+        if busy_s > 0:
+            await self._release(batch.records, None)
+            return Delivery(Trouble.BUSY, records=0, seconds=0.0, retry_after_s=busy_s)
+        began = trio.current_time()
+        settlement = await self._offer(batch.records, batch.losses, Lane.BACKLOG)
+        seconds = trio.current_time() - began
+        await self._release(settlement.left, settlement.left_error)
+        return Delivery(
+            _trouble(settlement),
+            records=len(settlement.sent) + len(settlement.refused),
+            seconds=seconds,
+            retry_after_s=settlement.trouble.retry_after_s if settlement.trouble else 0.0,
+        )
+
+    # --- both
+
+    async def _offer(self, records: Sequence[Stored], losses: Sequence[Loss], lane: Lane) -> Settlement:
+        """Take a batch through the cloud, in as many pieces as it asks for, and tell what is settled."""
+        steps = settle(records, losses, self.room)
+        try:
+            piece = next(steps)
+            while True:
+                piece = steps.send(await self._post(piece, lane))
+        except StopIteration as end:
+            settlement: Settlement = end.value
+        await self._tell(settlement)
+        return settlement
+
+    async def _post(self, piece: Piece, lane: Lane) -> Verdict:
+        """One POST and what it means."""
+        body = frame_batch(
+            self.device_id,
+            self.stream_id,
+            [record.payload for record in piece.records],
+            sent_at=self.now(),
+            pending=self.books.value.pending,
+            late=lane is Lane.BACKLOG,
+            losses=piece.losses,
+        )
+        try:
+            answer = await self.client.post(body)
+        except Unreachable as exc:
+            verdict = no_answer(exc.reason)
+        else:
+            verdict = judge(answer.status, answer.headers, answer.body, records=len(piece.records), now=self.now())
+        self._count(posts=1, bytes_sent=len(body))
+        if verdict.sense is Sense.BUSY:
+            self.busy_until = max(self.busy_until, trio.current_time() + verdict.retry_after_s)
+        if verdict.sense is not Sense.STORED:
+            self.traffic.value = attrs.evolve(self.traffic.value, last_error=verdict.reason)
+            log.warning("post_not_stored", lane=lane.value, sense=verdict.sense.value, reason=verdict.reason)
+        await self._report(Report(verdict.sign, verdict.reason))
+        return verdict
+
+    async def _report(self, report: Report) -> None:
+        """Tell connectivity. A sign of life may get lost, the next one is near; bad news must arrive."""
+        if report.sign is not Sign.ALIVE:
+            await self.reports.send(report)
+            return
+        try:
+            self.reports.send_nowait(report)
+        except trio.WouldBlock:
+            return
+
+    async def _tell(self, settlement: Settlement) -> None:
+        """Pass on what is settled: one outcome for the sent, one for each error that the cloud gave."""
+        self._count(sent=len(settlement.sent), duplicates=settlement.duplicates, rejected=len(settlement.refused))
+        if settlement.conflicts:
+            log.error("conflicts", count=settlement.conflicts, seqs=(min(settlement.sent), max(settlement.sent)))
+        if settlement.sent or settlement.losses:
+            await self.outcomes.send(Outcome(Fate.SENT, tuple(settlement.sent), losses=tuple(settlement.losses)))
+        for error, seqs in _by_error(settlement.refused).items():
+            log.error("quarantined", count=len(seqs), first_seq=seqs[0], error=error)
+            await self.outcomes.send(Outcome(Fate.QUARANTINED, tuple(seqs), error=error))
+
+    async def _release(self, records: Sequence[Stored], error: str | None) -> None:
+        """Give predictions back to the backlog; an `error` is written down with them."""
+        if records:
+            self._count(released=len(records))
+            await self.outcomes.send(Outcome(Fate.RELEASED, tuple(record.seq for record in records), error=error))
+
+    def _count(self, **more: int) -> None:
+        seen = self.traffic.value
+        self.traffic.value = attrs.evolve(seen, **{name: getattr(seen, name) + n for name, n in more.items()})
+
+
+def _unusable(link: Link) -> bool:
+    return not link.usable
+
+
+def _trouble(settlement: Settlement) -> Trouble:
+    """What recovery's pace makes of it."""
+    if settlement.trouble is not None:
+        return Trouble.BUSY if settlement.trouble.sense is Sense.BUSY else Trouble.FAILED
+    return Trouble.TOO_LARGE if settlement.too_large else Trouble.NONE
+
+
+def _by_error(refused: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
+    grouped: dict[str, list[int]] = {}
+    for seq, error in refused:
+        grouped.setdefault(error, []).append(seq)
+    return grouped

@@ -1,0 +1,91 @@
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.messages import Delivery, Trouble
+from actors.pacing import IN_FLIGHT_MAX, Pace, next_due, next_pace, page_size, rate_per_s
+
+GOOD = Delivery(Trouble.NONE, records=32, seconds=0.05)
+
+
+def after(pace, *deliveries):
+    for delivery in deliveries:
+        pace = next_pace(pace, delivery, generation=pace.generation)
+    return pace
+
+
+def test_grows_the_batch_first_and_then_the_requests_in_flight():
+    pace, seen = Pace(32), []
+    for _ in range(14):
+        seen.append((pace.batch_size, pace.in_flight))
+        pace = after(pace, GOOD)
+    assert seen == [(n, 1) for n in (32, 64, 128, 256, 512, 1000)] + [(1000, n) for n in (2, 3, 4, 5, 6, 7, 8, 8)]
+
+
+def test_trouble_halves_the_requests_first_and_then_the_batch():
+    pace, seen = Pace(1000, in_flight=8), []
+    for _ in range(5):
+        pace = after(pace, Delivery(Trouble.BUSY, records=0, seconds=0.1, retry_after_s=1))
+        seen.append((pace.batch_size, pace.in_flight))
+    assert seen == [(1000, 4), (1000, 2), (1000, 1), (500, 1), (250, 1)]
+
+
+def test_a_failure_halves_as_well():
+    assert after(Pace(1000, in_flight=8), Delivery(Trouble.FAILED, records=0, seconds=30.0)).in_flight == 4
+
+
+def test_one_overload_told_by_eight_answers_halves_once():
+    pace = Pace(1000, in_flight=8)
+    for _ in range(8):
+        pace = next_pace(pace, Delivery(Trouble.BUSY, records=0, seconds=0.1), generation=0)
+    assert (pace.batch_size, pace.in_flight, pace.generation) == (1000, 4, 1)
+    assert next_pace(pace, GOOD, generation=0) == pace, "an answer from before the halving is no reason to grow"
+
+
+def test_goes_back_by_one_when_answers_take_twice_the_best():
+    pace = after(Pace(1000, in_flight=4), attrs.evolve(GOOD, seconds=0.2))
+    assert (pace.in_flight, pace.best_s) == (5, 0.2)
+    assert after(pace, attrs.evolve(GOOD, seconds=0.39)).in_flight == 6
+    assert after(pace, attrs.evolve(GOOD, seconds=0.41)).in_flight == 4
+
+
+def test_quick_answers_are_no_sign_of_load_whatever_the_best_was():
+    pace = after(Pace(1000, in_flight=4), attrs.evolve(GOOD, seconds=0.001))
+    assert after(pace, attrs.evolve(GOOD, seconds=0.09)).in_flight == 6
+
+
+def test_too_large_halves_the_batch_and_not_the_requests():
+    pace = after(Pace(1000, in_flight=4), Delivery(Trouble.TOO_LARGE, records=1000, seconds=0.1))
+    assert (pace.batch_size, pace.in_flight) == (500, 4)
+    assert next_pace(pace, Delivery(Trouble.TOO_LARGE, records=1000, seconds=0.1), generation=0) == pace
+
+
+def test_a_cap_asks_for_no_more_than_a_second_holds():
+    assert page_size(Pace(1000), None) == 1000
+    assert page_size(Pace(1000), 50.0) == 50
+    assert page_size(Pace(32), 50.0) == 32
+    assert page_size(Pace(32), 0.5) == 1
+
+
+def test_a_cap_spaces_the_pages():
+    assert next_due(0.0, 100.0, 50, 50.0) == 101.0
+    assert next_due(101.0, 100.2, 25, 50.0) == 101.5
+    assert next_due(0.0, 100.0, 50, None) == 100.0
+
+
+def test_rate_before_any_time_has_passed_is_none():
+    assert rate_per_s(10, 0.0) == 0.0
+    assert rate_per_s(10, 4.0) == 2.5
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(Trouble)), st.floats(0, 100), st.integers(0, 3)), max_size=60))
+def test_whatever_happens_the_pace_stays_within_its_bounds(steps):
+    pace = Pace(32)
+    for trouble, seconds, age in steps:
+        old = pace
+        generation = max(0, pace.generation - age)
+        pace = next_pace(pace, Delivery(trouble, records=1, seconds=seconds), generation=generation)
+        assert 1 <= pace.batch_size <= 1000
+        assert 1 <= pace.in_flight <= IN_FLIGHT_MAX
+        if trouble is not Trouble.NONE:
+            assert pace.batch_size * pace.in_flight <= old.batch_size * old.in_flight
