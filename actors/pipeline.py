@@ -1,0 +1,334 @@
+"""Wire the device together: ports, channels, actors, and the one way to stop them. No logic."""
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec
+
+import attrs
+import trio
+
+from actors import batcher, buffer_writer, connectivity, inference, monitor, recovery, uplink
+from actors.inference import ImageRequest, ImageResult
+from actors.messages import Accept, Batch, Entry, Outcome, PageRequest, Receipt, Reply, Report, Stored
+from actors.monitor import Cells, Status
+from actors.ports.client import ApiKey, CloudClient
+from actors.ports.detector import Detector, UltralyticsDetector, default_model_path
+from actors.ports.frames import ImageGiven, Source, parse_sources
+from actors.ports.lane import RunSync, thread_lane
+from actors.ports.opening import StoreOptions, new_stream_id
+from actors.ports.replay import Recovered
+from actors.ports.store import Store
+from actors.settings import Settings
+from cloud.wire import BATCH_BYTES_MAX, Prediction, encode_prediction
+
+ACCEPTS_MAX = 64
+"""Accepts that may wait for the disk; a caller beyond that waits in `log()`."""
+CONTROL_MAX = 64
+LIVE_MAX = 1_024
+"""Durable predictions that may wait for the batcher; what does not fit is the backlog's."""
+LIVE_BATCHES_MAX = 2
+REPORTS_MAX = 16
+REQUESTS_MAX = 4
+FLUSH_RESERVE_S = buffer_writer.CLOSE_S
+"""Of the grace of a shutdown so much is kept for the disk, and the network gets the rest."""
+RECOVERY_JITTER_S = 1.0
+"""A drain begins after a random pause of up to so long, so that a fleet does not return in one instant."""
+
+P = ParamSpec("P")
+
+
+class PipelineClosed(Exception):
+    """The pipeline has stopped, or is stopping: the prediction was not accepted."""
+
+
+@attrs.frozen(kw_only=True)
+class Ports:
+    """The world as the pipeline meets it. A test hands in another one; `None` means what the settings say."""
+
+    now: Callable[[], float] = time.time
+    rng: random.Random = attrs.field(factory=random.SystemRandom)
+    lane: Callable[[], RunSync] = thread_lane
+    sources: Sequence[Source] | None = None
+    detector: Detector | None = None
+    client: CloudClient | None = None
+    new_id: Callable[[float], str] = new_stream_id
+    sync: Callable[[int], None] = os.fdatasync
+
+
+@attrs.define(eq=False, kw_only=True)
+class Pipeline:
+    """A running device. Made by `open_pipeline`."""
+
+    device_id: str
+    recovered: Recovered
+    """What the last start saved from earlier sessions."""
+    cells: Cells
+    stopping: trio.Event
+    _accepts: trio.MemorySendChannel[Accept]
+    _requests: trio.MemorySendChannel[ImageRequest]
+    _now: Callable[[], float]
+    _waiting: set[Reply[tuple[Receipt, ...]]] = attrs.field(factory=set, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+
+    async def log(self, prediction: Prediction) -> Receipt:
+        """Make a prediction durable. When this returns, it has been written and fsynced (`Receipt.durable`).
+
+        Raises `WireError` for a prediction that does not keep the contract, naming the field, and `PipelineClosed`.
+        A caller that is cancelled while it waits can't know whether the prediction was accepted.
+        """
+        return (await self.log_many((prediction,)))[0]
+
+    async def log_many(self, predictions: Sequence[Prediction]) -> tuple[Receipt, ...]:
+        """`log` of several predictions, which share one fsync; all are checked before any is accepted."""
+        entries = tuple(
+            Entry(prediction.image_id, prediction.timestamp, encode_prediction(prediction))
+            for prediction in predictions
+        )
+        if not entries:
+            return ()
+        reply = Reply[tuple[Receipt, ...]]()
+        self._waiting.add(reply)
+        try:
+            await self._accepts.send(Accept(entries, reply))
+            receipts = await reply.wait()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise PipelineClosed from None
+        finally:
+            self._waiting.discard(reply)
+        if not receipts:
+            raise PipelineClosed
+        return receipts
+
+    async def process_image(self, image: ImageGiven, *, image_id: str | None = None) -> ImageResult:
+        """What the model says of an image (a path, the bytes of a file, or a BGR array), made durable.
+
+        Raises `FrameUnreadable`, `DetectorError` or `LibraryMissing`, each naming the thing and the remedy.
+        """
+        reply = Reply[ImageResult | inference.ImageRefused]()
+        try:
+            await self._requests.send(ImageRequest(image, reply, image_id))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise PipelineClosed from None
+        result = await reply.wait()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def status(self) -> Status:
+        """The device at a glance."""
+        return monitor.status(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time())
+
+    def stop(self) -> None:
+        """Begin to stop: sources end, what was accepted is flushed, the last batch is offered once."""
+        self.stopping.set()
+        self._requests.close()
+        self._accepts.close()
+
+    def skip_network(self) -> None:
+        """Stop without waiting for the network any longer; what is accepted is still flushed to the disk."""
+        self.stop()
+        self._scope.cancel()
+
+    def _close(self) -> None:
+        for reply in self._waiting:
+            reply.put(())
+
+
+@asynccontextmanager
+async def open_pipeline(settings: Settings, ports: Ports | None = None) -> AsyncIterator[Pipeline]:
+    """A device that runs for as long as the `async with` block, and stops within `SHUTDOWN_GRACE_SECONDS` after it.
+
+    Raises `StoreLocked` if another process has the buffer, `DiskTrouble` if it can't be opened, `SourcesWrong`. A
+    defect in an actor ends the block loudly, with an ExceptionGroup; everything accepted is on the disk even then.
+    """
+    world = ports or Ports()
+    sources = parse_sources(",".join(settings.sources), now=world.now) if world.sources is None else world.sources
+    accepts_in, accepts = trio.open_memory_channel[Accept](ACCEPTS_MAX)
+    requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
+    disk = world.lane()
+    async with world.client or _client(settings, world) as client:
+        store = await disk(Store.open, settings.edge_device_id, _store_options(settings, world))
+        pipeline = Pipeline(
+            device_id=settings.edge_device_id,
+            recovered=store.recovered,
+            cells=Cells(),
+            stopping=trio.Event(),
+            accepts=accepts_in,
+            requests=requests_in,
+            now=world.now,
+        )
+        house = _House(settings, world, pipeline, store, disk, client)
+        try:
+            async with trio.open_nursery() as watchers:
+                watchers.start_soon(partial(monitor.run, pipeline.cells), name="monitor")
+                with pipeline._scope as scope:  # noqa: SLF001 - made here, for this
+                    async with trio.open_nursery() as nursery:
+                        house.start_delivery(nursery, accepts)
+                        house.start_vision(nursery, requests, accepts_in.clone(), sources)
+                        yield pipeline
+                        pipeline.stop()
+                        grace_s = max(0.0, settings.shutdown_grace_seconds - FLUSH_RESERVE_S)
+                        scope.deadline = min(scope.deadline, trio.current_time() + grace_s)
+                watchers.cancel_scope.cancel()
+        finally:
+            pipeline._close()  # noqa: SLF001
+
+
+@attrs.frozen
+class _House:
+    """What the actors are wired from."""
+
+    settings: Settings
+    world: Ports
+    pipeline: Pipeline
+    store: Store
+    disk: RunSync
+    client: CloudClient
+
+    def start_vision(
+        self,
+        nursery: trio.Nursery,
+        requests: trio.MemoryReceiveChannel[ImageRequest],
+        accepts: trio.MemorySendChannel[Accept],
+        sources: Sequence[Source],
+    ) -> None:
+        detector = self.world.detector or UltralyticsDetector(
+            self.settings.model_path or default_model_path(), self.settings.confidence
+        )
+        _start(
+            nursery,
+            inference.run,
+            requests,
+            accepts,
+            sources=sources,
+            detector=detector,
+            run_detect=self.world.lane(),
+            run_frames=self.world.lane,
+            stopping=self.pipeline.stopping,
+            vision=self.pipeline.cells.vision,
+            now=self.world.now,
+            rng=self.world.rng,
+        )
+
+    def start_delivery(self, nursery: trio.Nursery, accepts: trio.MemoryReceiveChannel[Accept]) -> None:
+        """buffer_writer, and behind it the four that deliver; none of those where delivery is switched off."""
+        settings = self.settings
+        stored_in, stored = trio.open_memory_channel[Stored](LIVE_MAX)
+        nudges_in, nudges = trio.open_memory_channel[None](1)
+        control_in, control = trio.open_memory_channel[PageRequest | Outcome](CONTROL_MAX)
+        _start(
+            nursery,
+            buffer_writer.run,
+            accepts,
+            control,
+            stored_in,
+            nudges_in,
+            store=self.store,
+            run_sync=self.disk,
+            books=self.pipeline.cells.books,
+            when_full=settings.buffer_when_full,
+            group_min=settings.buffer_flush_interval,
+            group_wait_s=settings.buffer_flush_ms / 1_000,
+        )
+        if not settings.cloud_logging_enabled:
+            stored.close()
+            nudges.close()
+            control_in.close()
+            return
+        live_in, live = trio.open_memory_channel[Batch](LIVE_BATCHES_MAX)
+        backlog_in, backlog = trio.open_memory_channel[Batch](1)
+        _start(
+            nursery,
+            batcher.run,
+            stored,
+            live_in,
+            size_max=settings.batch_size,
+            bytes_max=BATCH_BYTES_MAX,
+            linger_s=settings.batch_timeout_seconds,
+        )
+        _start(
+            nursery,
+            recovery.run,
+            nudges,
+            control_in.clone(),
+            backlog_in,
+            link=self.pipeline.cells.link,
+            drain=self.pipeline.cells.drain,
+            batch_size=settings.batch_size,
+            start_jitter_s=RECOVERY_JITTER_S,
+            rng=self.world.rng,
+            records_per_s_max=settings.recovery_max_per_second,
+        )
+        self.start_link(nursery, live, backlog, control_in)
+
+    def start_link(
+        self,
+        nursery: trio.Nursery,
+        live: trio.MemoryReceiveChannel[Batch],
+        backlog: trio.MemoryReceiveChannel[Batch],
+        outcomes: trio.MemorySendChannel[PageRequest | Outcome],
+    ) -> None:
+        """uplink and connectivity: the two that speak to the cloud."""
+        settings, cells = self.settings, self.pipeline.cells
+        reports_in, reports = trio.open_memory_channel[Report](REPORTS_MAX)
+        _start(
+            nursery,
+            uplink.run,
+            live,
+            backlog,
+            outcomes,
+            reports_in,
+            link=cells.link,
+            stopping=self.pipeline.stopping,
+            traffic=cells.traffic,
+            books=cells.books,
+            client=self.client,
+            device_id=settings.edge_device_id,
+            stream_id=self.store.stream_id,
+            retries_max=settings.max_retries,
+            retry_multiplier=settings.retry_backoff_multiplier,
+            rng=self.world.rng,
+            now=self.world.now,
+        )
+        _start(
+            nursery,
+            connectivity.run,
+            reports,
+            link=cells.link,
+            client=self.client,
+            rng=self.world.rng,
+            interval_s=settings.connectivity_interval_seconds,
+            timeout_s=settings.connectivity_timeout_seconds,
+        )
+
+
+def _start(nursery: trio.Nursery, actor: Callable[P, Awaitable[None]], /, *channels: P.args, **knobs: P.kwargs) -> None:
+    """Start an actor under the name of its file."""
+    nursery.start_soon(partial(actor, *channels, **knobs), name=actor.__module__.rpartition(".")[2])
+
+
+def _client(settings: Settings, world: Ports) -> CloudClient:
+    return CloudClient(
+        settings.cloud_logging_endpoint,
+        timeout_s=settings.timeout_seconds,
+        key=ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file),
+        run_sync=world.lane(),
+    )
+
+
+def _store_options(settings: Settings, world: Ports) -> StoreOptions:
+    return StoreOptions(
+        db_path=Path(settings.buffer_db_path),
+        capacity_bytes=settings.buffer_max_size_mb * 2**20,
+        cleanup_days=settings.buffer_cleanup_days,
+        journal=settings.enable_session_buffering,
+        now=world.now,
+        new_id=world.new_id,
+        sync=world.sync,
+        model=str(settings.model_path or "built-in"),
+    )
