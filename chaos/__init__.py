@@ -1,0 +1,1 @@
+"""Faults: a proxy that can be cut, and the demo that cuts it."""
