@@ -64,7 +64,7 @@ def test_a_redirect_says_where_to(status):
 
 
 def test_half_an_answer_of_our_own_cloud_is_a_failure_and_not_a_stranger():
-    """The cloud may have stored the batch; the way is what is in question, so the link is probed and the batch retried."""
+    """The cloud may have stored the batch; the way is what is in question, so it is probed and the batch retried."""
     seen = judge(200, JSON | {MARK: "1"}, b'{"accep', records=3, now=0.0)
     assert (seen.sense, seen.sign) == (Sense.FAILED, Sign.FAILED)
     assert judge(200, JSON, b'{"accep', records=3, now=0.0).sense is Sense.REFUSED
