@@ -1,0 +1,178 @@
+"""Train, export and measure the built-in model, offline and from nothing: `python -m tools.train`.
+
+It draws the dataset, trains a narrow YOLO26 from random weights, exports it to ONNX with the suppression of double
+boxes inside the graph, measures that file on frames it never saw, and writes the file and its card into `--out`.
+"""
+
+import argparse
+import datetime as dt
+import importlib.metadata
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.card import Run, render
+from tools.dataset import SIZE_PX, TEST, TRAIN, VAL, write_dataset
+from tools.measure import NMS_IOU, measure_alarms, measure_file, measure_precision
+from tools.offline import stay_offline
+from tools.surfaces import CLASSES
+
+ASSETS_DIR = Path(__file__).resolve().parent.parent / "actors" / "assets"
+"""Where the shipped model lives."""
+
+MODEL_NAME = "surface-defects.onnx"
+
+SCALE = (0.5, 0.125, 512)
+"""Depth, width and most channels of the network; half as wide as the smallest that Ultralytics ships."""
+
+CONFIDENCE_FLOOR = 0.01
+"""The exported graph keeps no box below this."""
+
+BATCH = 16
+
+MAKERS = ("ultralytics-opencv-headless", "torch", "onnx", "onnxslim", "onnxruntime", "opencv-python-headless", "numpy")
+"""The packages whose versions the card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for: the folders, the length of the training, the frames in each split."""
+
+    out: Path
+    epochs: int
+    train: int
+    val: int
+    test: int
+    clean: int
+    threads: int
+    seed: int
+    date: dt.date
+
+
+def parse_options() -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=ASSETS_DIR, help="folder for the model and its card")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--train", type=int, default=1600, help="frames to train on")
+    parser.add_argument("--val", type=int, default=200, help="frames that choose the best epoch")
+    parser.add_argument("--test", type=int, default=400, help="held-out frames to measure on")
+    parser.add_argument("--clean", type=int, default=200, help="clean frames to count false alarms on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to train with")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of frames")
+    parser.add_argument(
+        "--date", type=dt.date.fromisoformat, default=dt.datetime.now(dt.UTC).date(),
+        help="the date to put on the card and in the file, as YYYY-MM-DD",
+    )  # fmt: skip
+    return Options(**vars(parser.parse_args()))
+
+
+def write_network(folder: Path) -> Path:
+    """Write the description of the network: YOLO26 as shipped, but at `SCALE`, for our classes and with one head.
+
+    Its second head needs no suppression of double boxes, but many more epochs than a processor has time for.
+    """
+    import ultralytics  # noqa: PLC0415  reads its environment when imported; see tools.offline
+    from ultralytics.utils import YAML  # noqa: PLC0415
+
+    shipped = Path(ultralytics.__file__).parent / "cfg" / "models" / "26" / "yolo26.yaml"
+    yaml: Any = YAML
+    network = yaml.load(shipped) | {"nc": len(CLASSES), "scales": {"n": list(SCALE)}, "end2end": False}
+    path = folder / "yolo26n.yaml"
+    yaml.save(path, network)
+    return path
+
+
+def fit(network: Path, description: Path, options: Options) -> Path:
+    """Train from random weights and give the path of the best epoch's weights."""
+    import torch  # noqa: PLC0415
+    from ultralytics.models import YOLO  # noqa: PLC0415  reads its environment when imported; see tools.offline
+
+    began = time.monotonic()
+
+    def use_threads(_trainer: Any) -> None:
+        torch.set_num_threads(options.threads)
+        determinism: Any = torch.utils.deterministic
+        determinism.fill_uninitialized_memory = False  # it costs time, and nothing reads such memory
+
+    def report(trainer: Any) -> None:
+        reached = trainer.metrics.get("metrics/mAP50(B)", 0.0)
+        spent_s = time.monotonic() - began
+        label = f"epoch {trainer.epoch + 1:3d}/{options.epochs}" if trainer.epoch < options.epochs else "best weights"
+        print(f"{label}  val mAP50 {reached:.3f}  {spent_s:6.0f} s", flush=True)
+
+    model: Any = YOLO(network, task="detect")
+    model.add_callback("on_train_start", use_threads)
+    model.add_callback("on_fit_epoch_end", report)
+    model.train(
+        data=str(description), imgsz=SIZE_PX, epochs=options.epochs, batch=BATCH, nbs=BATCH, pretrained=False,
+        optimizer="AdamW", lr0=3e-3, warmup_epochs=1.0, cos_lr=True, amp=False, device="cpu", workers=0, cache="ram",
+        mosaic=0.5, close_mosaic=max(1, options.epochs // 3), flipud=0.5, fliplr=0.5, scale=0.3,
+        seed=options.seed, deterministic=True, plots=False, verbose=False,
+        project=str(network.parent / "runs"), name="train",
+    )  # fmt: skip
+    return Path(model.trainer.best)
+
+
+def export(weights: Path, out: Path, date: dt.date) -> Path:
+    """Export the weights as half-precision ONNX, with notes of our own that do not vary from run to run."""
+    import onnx  # noqa: PLC0415
+    from ultralytics.models import YOLO  # noqa: PLC0415  reads its environment when imported; see tools.offline
+
+    exported = YOLO(weights).export(
+        format="onnx", imgsz=SIZE_PX, nms=True, conf=CONFIDENCE_FLOOR, iou=NMS_IOU, quantize=16, verbose=False
+    )
+    graph = onnx.load(exported)
+    notes = {"description": "Holdfast: defects of synthetic surfaces (YOLO26, narrow)", "date": date.isoformat()}
+    for entry in graph.metadata_props:
+        entry.value = notes.get(entry.key, entry.value)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / MODEL_NAME
+    fresh = path.with_suffix(".fresh")
+    onnx.save(graph, fresh)
+    shutil.move(fresh, path)
+    return path
+
+
+def build(options: Options, folder: Path) -> None:
+    """Draw, train, export, measure, and write the card; everything that does not ship goes into `folder`."""
+    began = time.monotonic()
+    counts = {TRAIN: options.train, VAL: options.val, TEST: options.test}
+    description = write_dataset(folder / "frames", counts)
+    print(f"drew {sum(counts.values())} frames in {time.monotonic() - began:.0f} s", flush=True)
+    weights = fit(write_network(folder), description, options)
+    trained_s = time.monotonic() - began
+    model = export(weights, options.out, options.date)
+    run = Run(
+        date=options.date,
+        command=(
+            f"python -m tools.train --epochs {options.epochs} --train {options.train} --val {options.val} "
+            f"--test {options.test} --clean {options.clean} --seed {options.seed} --date {options.date}"
+        ),
+        counts={split.name: count for split, count in counts.items()},
+        epochs=options.epochs,
+        trained_s=trained_s,
+        threads=options.threads,
+        versions={name: importlib.metadata.version(name) for name in MAKERS},
+        precision=measure_precision(model, description),
+        alarms=measure_alarms(model, options.clean),
+        stored=measure_file(model),
+    )
+    (options.out / "MODEL_CARD.md").write_text(render(run))
+    print(run, flush=True)
+
+
+def main() -> None:
+    """Build the model in a folder that is gone afterwards."""
+    options = parse_options()
+    with tempfile.TemporaryDirectory(prefix="holdfast-train-") as name:
+        stay_offline(Path(name) / "settings")
+        build(options, Path(name))
+
+
+if __name__ == "__main__":
+    main()
