@@ -152,7 +152,7 @@ def check_payload(payload: bytes | msgspec.Raw) -> Prediction:
         raise WireError(f"record: {memoryview(payload).nbytes} bytes of JSON, at most {RECORD_BYTES_MAX} are taken")
     try:
         return _prediction_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise WireError(_explain(exc)) from exc
 
 
@@ -178,7 +178,7 @@ def open_envelope(body: bytes) -> Envelope:
     """The envelope of a POST, its records still unread; `WireError` where the envelope itself is unusable."""
     try:
         return _envelope_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise WireError(_explain(exc)) from exc
 
 
@@ -191,7 +191,7 @@ def read_answer(body: bytes) -> Answer:
     """The cloud's answer; `WireError` if it is not one (a captive portal, another service)."""
     try:
         return _answer_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise WireError(_explain(exc)) from exc
 
 

@@ -1,0 +1,101 @@
+"""`python -m cloud`: the service on one port, until SIGTERM or SIGINT.
+
+Its first line on stdout says where it listens. Exit codes: 0 stopped by a signal, 1 the database or the port can't be
+used, 2 a setting is wrong.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import NoReturn
+
+import click
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from cloud.ledger import LedgerUnusable
+from cloud.ledger.sqlite import open_ledger
+from cloud.service import create_app
+from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, read_settings
+
+GRACE_S = 5.0
+"""How long requests under way may take to finish once a signal has come."""
+KEEP_ALIVE_S = 75.0
+"""How long an idle connection stays open: longer than a device waits between two batches."""
+
+
+@click.command()
+@click.option("--bind", metavar="HOST:PORT", help=f"Where to listen; port 0 takes any free one. [default: {BIND}]")
+@click.option("--database", metavar="PATH|URL", help=f"The SQLite file; goes before {DATABASE}.")
+def main(bind: str | None, database: str | None) -> None:
+    """Take batches of predictions over HTTP and keep them in a ledger."""
+    # stdout is for the line that says where we listen; everything else goes to stderr.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    try:
+        settings = read_settings(bind=bind, database=database)
+    except SettingsWrong as exc:
+        _fail(2, *exc.errors)
+    failures: list[str] = []
+    try:
+        trio.run(run, settings)
+    except* LedgerUnusable as group:
+        failures += [str(exc) for exc in _leaves(group)]
+    except* OSError as group:
+        failures += [f"--bind {settings.bind}: {exc}; give another one" for exc in _leaves(group)]
+    if failures:
+        _fail(1, *failures)
+
+
+def _fail(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc
+
+
+async def run(settings: Settings) -> None:
+    """Serve until a signal comes; then finish what is under way, close the ledger, return."""
+    async with open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger:
+        app = create_app(ledger, keys=settings.keys)
+        config = Config()
+        config.bind = [settings.bind]
+        config.graceful_timeout = GRACE_S
+        config.keep_alive_timeout = KEEP_ALIVE_S
+        config.include_server_header = False
+        config.loglevel = "WARNING"
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, stop, nursery.cancel_scope)
+            async with trio.open_nursery() as serving:
+                binds = await serving.start(partial(serve, app, config, shutdown_trigger=stop.wait))
+                keys = "keys needed" if settings.keys else "no keys: loopback only"
+                print(f"holdfast cloud on {binds[0]} (database {settings.database}, {keys})", flush=True)
+            nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    stop: trio.Event, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The first signal stops gracefully; the second one cancels the requests, but what was acknowledged is stored."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.is_set():
+                scope.cancel()
+            stop.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What the service says: JSON bodies made of the ledger's answers, and of what went wrong."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import msgspec
+
+from cloud.ledger import Device, Page, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.queries import encode_cursor
+
+_encode = msgspec.json.Encoder().encode
+
+
+@attrs.frozen
+class Problem:
+    """An error in one sentence that names the field, and what to do about it."""
+
+    error: str
+    remedy: str | None = None
+
+    def json(self) -> bytes:
+        """`{"error": …, "remedy": …}`."""
+        return _encode({"error": self.error} | ({"remedy": self.remedy} if self.remedy else {}))
+
+
+def stats_json(stats: Stats) -> bytes:
+    """The body of `GET /stats`."""
+    return _encode(
+        _tally(stats.total) | {"by_edge_device": _tallies(stats.by_edge_device), "by_model": _tallies(stats.by_model)}
+    )
+
+
+def page_json(page: Page) -> bytes:
+    """The body of `GET /predictions`."""
+    cursor = None if page.next_cursor is None else encode_cursor(page.next_cursor)
+    return _encode({"predictions": [_prediction(item) for item in page.items], "next_cursor": cursor})
+
+
+def devices_json(devices: Iterable[Device]) -> bytes:
+    """The body of `GET /devices`."""
+    return _encode(
+        {
+            "devices": [
+                {
+                    "edge_device_id": device.edge_device_id,
+                    "first_seen_at": device.first_seen_at,
+                    "last_seen_at": device.last_seen_at,
+                    "last_was_late": device.last_was_late,
+                    "pending": device.pending,
+                    **_tally(device.tally),
+                }
+                for device in devices
+            ]
+        }
+    )
+
+
+def audit_json(device_id: str, streams: Iterable[StreamAudit]) -> bytes:
+    """The body of `GET /devices/{id}/audit`: sums over the device, then each stream."""
+    listed = [_stream(stream) for stream in streams]
+    summed = ("stored", "unnumbered", "duplicates", "conflicts", "rejected", "missing", "explained", "unexplained")
+    sums = {key: sum(stream[key] for stream in listed) for key in summed}
+    return _encode({"edge_device_id": device_id, **sums, "streams": listed})
+
+
+def _stream(stream: StreamAudit) -> dict[str, Any]:
+    return {
+        "stream_id": stream.stream_id,
+        "first_seq": 1,
+        "last_seq": stream.last_seq,
+        "stored": stream.stored,
+        "unnumbered": stream.unnumbered,
+        "duplicates": stream.duplicates,
+        "conflicts": stream.conflicts,
+        "rejected": stream.rejected,
+        "missing": stream.missing,
+        "explained": stream.explained,
+        "unexplained": stream.unexplained,
+        "gaps": [attrs.asdict(gap) for gap in stream.gaps],
+        "gaps_total": stream.gaps_total,
+    }
+
+
+def _prediction(item: StoredPrediction) -> msgspec.Raw:
+    """The payload as it was received, with what the ledger knows of it as its last keys (the last of equals wins)."""
+    known = _encode(
+        {
+            "edge_device_id": item.edge_device_id,
+            "stream_id": item.stream_id,
+            "received_at": item.received_at,
+            "late": item.late,
+        }
+    )
+    return msgspec.Raw(item.payload.rstrip()[:-1].encode() + b"," + known[1:])
+
+
+def _tally(tally: Tally) -> dict[str, object]:
+    return {
+        "total_predictions": tally.total_predictions,
+        "defects_detected": tally.defects_detected,
+        "defect_rate": tally.defect_rate,
+    }
+
+
+def _tallies(tallies: Mapping[str, Tally]) -> dict[str, dict[str, object]]:
+    return {name: _tally(tally) for name, tally in tallies.items()}

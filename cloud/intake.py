@@ -1,0 +1,122 @@
+"""From the body of a POST to a checked batch: what is wrong with one record never touches its neighbours."""
+
+import functools
+
+import msgspec
+
+from cloud import wire
+from cloud.ledger import Batch, Record
+
+RECORDS_MAX = wire.BATCH_RECORDS_MAX
+ERROR_CHARS_MAX = 300
+"""An error may quote what was sent; longer ones are cut."""
+
+
+class BodyMalformed(Exception):
+    """The body is no JSON, or its compression is damaged."""
+
+
+class EnvelopeInvalid(Exception):
+    """The body is JSON, but not the envelope of a batch; the text names the field."""
+
+
+class BatchTooLarge(Exception):
+    """More records than one POST may carry."""
+
+
+class _Numbered(msgspec.Struct):
+    seq: wire.Seq
+
+
+_numbered_decoder = msgspec.json.Decoder(_Numbered)
+
+
+def open_batch(body: bytes, encoding: str, received_at: float) -> Batch:
+    """The batch in a POST's body.
+
+    `wire.EncodingUnknown`, `wire.BodyTooLarge`, `BodyMalformed`, `EnvelopeInvalid` or `BatchTooLarge` where nothing of
+    it can be taken.
+    """
+    try:
+        plain = wire.decompress(body, encoding.strip().lower())
+    except (wire.EncodingUnknown, wire.BodyTooLarge):
+        raise
+    except wire.WireError as exc:
+        raise BodyMalformed(_cut(str(exc))) from exc
+    envelope = _open_envelope(plain)
+    if len(envelope.predictions) > RECORDS_MAX:
+        raise BatchTooLarge(
+            f"predictions: {len(envelope.predictions)} records, at most {RECORDS_MAX} are taken at once"
+        )
+    if envelope.losses and envelope.stream_id is None:
+        raise EnvelopeInvalid("losses: numbers belong to a stream, and stream_id is missing")
+    records, rejected = _check_records(envelope)
+    return Batch(
+        device_id=envelope.edge_device_id,
+        stream_id=envelope.stream_id,
+        records=tuple(records),
+        rejected=tuple(rejected),
+        losses=tuple(envelope.losses),
+        late=envelope.late,
+        pending=None if envelope.pending is None else min(envelope.pending, wire.SEQ_MAX),
+        received_at=received_at,
+        bytes_plain=len(plain),
+    )
+
+
+def _open_envelope(plain: bytes) -> wire.Envelope:
+    try:
+        return wire.open_envelope(plain)
+    except RecursionError as exc:
+        raise BodyMalformed("body: nested too deeply") from exc
+    except wire.WireError as exc:
+        failed = EnvelopeInvalid if isinstance(exc.__cause__, msgspec.ValidationError) else BodyMalformed
+        raise failed(_cut(str(exc))) from exc
+
+
+def _check_records(envelope: wire.Envelope) -> tuple[list[Record], list[wire.Rejection]]:
+    records: list[Record] = []
+    rejected: list[wire.Rejection] = []
+    numbered = envelope.stream_id is not None
+    for index, raw in enumerate(envelope.predictions):
+        try:
+            records.append(_read(raw, numbered=numbered))
+        except wire.WireError as exc:
+            error = str(exc)
+            error = f"record: {error.removeprefix('body: ')}" if error.startswith("body: ") else error
+            rejected.append(wire.Rejection(index=index, error=_cut(error), seq=_number_of(raw)))
+    return records, rejected
+
+
+def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
+    prediction = wire.check_payload(raw)
+    try:
+        payload = str(raw, "utf-8")
+    except UnicodeDecodeError as exc:
+        raise wire.WireError(f"record: {exc}") from exc
+    return Record(
+        seq=prediction.seq if numbered and prediction.seq is not msgspec.UNSET else None,
+        payload=payload,
+        timestamp=prediction.timestamp,
+        model_name=prediction.model_name,
+        model_version=prediction.model_version,
+        defect_detected=prediction.defect_detected,
+        classes=_classes(tuple({box.class_name for box in prediction.detections})) if prediction.detections else None,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _classes(names: tuple[str, ...]) -> str:
+    return msgspec.json.encode(sorted(names)).decode()
+
+
+def _number_of(raw: msgspec.Raw) -> int | None:
+    """The number of a record that is otherwise wrong, if at least that can be read."""
+    try:
+        return _numbered_decoder.decode(raw).seq
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= ERROR_CHARS_MAX else text[: ERROR_CHARS_MAX - 1] + "…"

@@ -1,0 +1,213 @@
+"""The cloud's store of predictions: what every ledger takes and gives, whatever database lies behind it.
+
+A ledger answers a batch only after its own commit. It knows every (device, stream, seq) it ever stored, also after
+retention has dropped the prediction itself, so a repeat is a duplicate for ever and the audit stays exact.
+"""
+
+from typing import NamedTuple, Protocol
+
+import attrs
+
+from cloud import wire
+
+
+class LedgerBusy(Exception):
+    """Too much is waiting already; nothing of this request was taken. Come back after `retry_after_s`."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("too many requests are waiting")
+        self.retry_after_s = retry_after_s
+
+
+class LedgerUnavailable(Exception):
+    """The store can't do its work now (disk full, file locked or damaged); nothing of this request was stored."""
+
+    retry_after_s = 5
+
+
+class LedgerUnusable(Exception):
+    """The store can't be opened at all; the text names it and the remedy."""
+
+
+# --- what goes in
+
+
+class Record(NamedTuple):
+    """One prediction that keeps the contract. `seq` is None where the sender gave no stream or no number."""
+
+    seq: int | None
+    payload: str
+    """The record's JSON exactly as received."""
+    timestamp: float
+    model_name: str
+    model_version: str
+    defect_detected: bool
+    classes: str | None
+    """JSON array of the distinct classes among the detections, or None without any."""
+
+
+@attrs.frozen
+class Batch:
+    """One POST, checked. `rejected` are the records that will not be stored; those with a number are explained."""
+
+    device_id: str
+    stream_id: str | None
+    records: tuple[Record, ...]
+    rejected: tuple[wire.Rejection, ...]
+    losses: tuple[wire.Loss, ...]
+    late: bool
+    pending: int | None
+    """The backlog that the device reported, in predictions."""
+    received_at: float
+    """Seconds since 1970, by the cloud's clock."""
+    bytes_plain: int
+    """The body's size once decompressed; what the waiting requests are bounded by."""
+
+
+# --- what is asked
+
+
+class Cursor(NamedTuple):
+    """The last item of a page: the next page starts behind it."""
+
+    timestamp: float
+    number: int
+
+
+@attrs.frozen
+class Query:
+    """Which predictions, newest first. `since` <= timestamp < `until`, seconds since 1970."""
+
+    edge_device_id: str | None = None
+    model_name: str | None = None
+    model_version: str | None = None
+    defect_detected: bool | None = None
+    class_name: str | None = None
+    since: float | None = None
+    until: float | None = None
+    limit: int = 100
+    cursor: Cursor | None = None
+
+
+# --- what comes out
+
+
+@attrs.frozen
+class StoredPrediction:
+    """A prediction as it lies in the ledger. `late` says that it came out of the device's backlog."""
+
+    payload: str
+    edge_device_id: str
+    stream_id: str | None
+    received_at: float
+    late: bool
+
+
+@attrs.frozen
+class Page:
+    """Some predictions, newest first; `next_cursor` is None behind the last page."""
+
+    items: tuple[StoredPrediction, ...]
+    next_cursor: Cursor | None
+
+
+@attrs.frozen
+class Tally:
+    """How many predictions were ever stored, and how many of them had a defect."""
+
+    total_predictions: int
+    defects_detected: int
+
+    @property
+    def defect_rate(self) -> float:
+        """The share with a defect, 0 where there is nothing yet."""
+        return self.defects_detected / self.total_predictions if self.total_predictions else 0.0
+
+
+@attrs.frozen
+class Stats:
+    """Tallies of all that was ever stored; retention does not lower them."""
+
+    total: Tally
+    by_edge_device: dict[str, Tally]
+    by_model: dict[str, Tally]
+
+
+@attrs.frozen
+class Device:
+    """What the ledger knows of one device. `pending` is the backlog that it last reported."""
+
+    edge_device_id: str
+    first_seen_at: float
+    last_seen_at: float
+    last_was_late: bool
+    pending: int | None
+    tally: Tally
+
+
+@attrs.frozen
+class Gap:
+    """Numbers that are not stored, both ends included; `reason` is None where nobody explained them."""
+
+    from_seq: int
+    to_seq: int
+    reason: str | None
+
+
+@attrs.frozen
+class StreamAudit:
+    """One stream's account. Numbers run from 1 to `last_seq`, the highest one that anybody spoke of (0: none yet).
+
+    `stored` + `missing` = `last_seq`, and `explained` + `unexplained` = `missing`. `gaps` lists the first of
+    `gaps_total`. `stream_id` is None for what came without a stream; it and the `unnumbered` can't be audited.
+    """
+
+    stream_id: str | None
+    last_seq: int
+    stored: int
+    unnumbered: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    missing: int
+    explained: int
+    gaps: tuple[Gap, ...]
+    gaps_total: int
+
+    @property
+    def unexplained(self) -> int:
+        """Missing numbers without a reason: what an operator must look into."""
+        return self.missing - self.explained
+
+
+class Ledger(Protocol):
+    """What the routes ask of a store. Every method may raise `LedgerUnavailable`."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether `ingest` would be turned away now: known before a body is read."""
+        ...
+
+    async def ingest(self, batch: Batch) -> wire.Answer:
+        """Store the batch and answer after the commit; `LedgerBusy` at once when too much is waiting."""
+        ...
+
+    async def check(self) -> None:
+        """Return if the store answers."""
+        ...
+
+    async def stats(self) -> Stats:
+        """The tallies, at a cost that does not grow with the number of predictions."""
+        ...
+
+    async def predictions(self, query: Query) -> Page:
+        """A page of predictions, newest first."""
+        ...
+
+    async def devices(self) -> tuple[Device, ...]:
+        """Every device that ever sent something, by its id."""
+        ...
+
+    async def audit(self, device_id: str) -> tuple[StreamAudit, ...] | None:
+        """The account of each stream of a device, oldest first; None for an unknown device."""
+        ...

@@ -1,0 +1,304 @@
+"""The ledger in one SQLite file: requests queue up, and one writer commits all that waits in one transaction."""
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import attrs
+import structlog
+import trio
+
+from cloud import wire
+from cloud.ledger import (
+    Batch,
+    Device,
+    LedgerBusy,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Page,
+    Query,
+    Stats,
+    StreamAudit,
+    sqlite_read,
+    sqlite_write,
+)
+from cloud.ledger.lane import RunSync, thread_lane
+from cloud.ledger.schema import migrate
+
+MEMORY = ":memory:"
+"""A ledger without a file, for tests and simulations."""
+GROUP_BATCHES_MAX = 128
+"""How many waiting requests share one commit."""
+SWEEP_ROWS_MAX = 500
+"""One stroke of retention; requests are committed between strokes."""
+CLOSE_S_MAX = 10.0
+BUSY_S_MAX = 5.0
+"""How long a transaction waits for another process that writes to the same file."""
+WAL_TRIES_MAX = 100
+WAL_PAUSE_S = 0.05
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    """A request in the queue, and what becomes of it."""
+
+    batch: Batch
+    settled: trio.Event = attrs.field(factory=trio.Event)
+    outcome: wire.Answer | LedgerUnavailable = attrs.field(factory=lambda: LedgerUnavailable("the ledger was closed"))
+
+
+@attrs.define(eq=False)
+class _Files:
+    """The two connections; in memory they are one and the same."""
+
+    writing: sqlite3.Connection
+    reading: sqlite3.Connection
+
+    def close(self) -> None:
+        self.reading.close()
+        self.writing.close()
+
+
+@attrs.define(eq=False)
+class SqliteLedger:
+    """**Synopsis:** `async with open_ledger(path) as ledger: answer = await ledger.ingest(batch)`."""
+
+    _files: _Files
+    _write_lane: RunSync
+    _read_lane: RunSync
+    _queue: trio.MemorySendChannel[_Waiting]
+    _now: Callable[[], float]
+    _waiting_max: int
+    _waiting_bytes_max: int
+    _reads_max: int
+    _waiting: int = 0
+    _waiting_bytes: int = 0
+    _reads: int = 0
+    _trouble: str = ""
+    commits: int = 0
+    """Transactions that stored something since the ledger was opened."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether `ingest` would be turned away now."""
+        return self._waiting >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max
+
+    async def ingest(self, batch: Batch) -> wire.Answer:
+        """Queue the batch and answer after the commit that holds it."""
+        if self.busy:
+            raise LedgerBusy(retry_after_s=1)
+        waiting = _Waiting(batch)
+        # Counted until it is settled, not until the asker goes away: it takes memory that long.
+        self._waiting += 1
+        self._waiting_bytes += batch.bytes_plain
+        try:
+            self._queue.send_nowait(waiting)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._settle(waiting)
+            raise LedgerUnavailable("the ledger is closed") from exc
+        await waiting.settled.wait()
+        if isinstance(waiting.outcome, LedgerUnavailable):
+            raise LedgerUnavailable(str(waiting.outcome)) from waiting.outcome
+        return waiting.outcome
+
+    async def check(self) -> None:
+        """Read; after a failed commit also write, since only that shows whether the disk is back."""
+        await self._read(sqlite_read.check)
+        if self._trouble:
+            await self._write(_touch)
+
+    async def stats(self) -> Stats:
+        """Tallies out of the rollup."""
+        return await self._read(sqlite_read.stats)
+
+    async def predictions(self, query: Query) -> Page:
+        """A page, newest first."""
+        return await self._read(partial(sqlite_read.predictions, query=query))
+
+    async def devices(self) -> tuple[Device, ...]:
+        """Every device, by its id."""
+        return await self._read(sqlite_read.devices)
+
+    async def audit(self, device_id: str) -> tuple[StreamAudit, ...] | None:
+        """Every stream's account, or None for an unknown device."""
+        return await self._read(partial(sqlite_read.audit, device_id=device_id))
+
+    async def run(self, inbox: trio.MemoryReceiveChannel[_Waiting]) -> None:
+        """Commit what waits, all of it at once, until the queue is closed and empty."""
+        group: list[_Waiting] = []
+        with inbox:
+            try:
+                async for first in inbox:
+                    group = [first]
+                    while len(group) < GROUP_BATCHES_MAX and inbox.statistics().current_buffer_used:
+                        group.append(inbox.receive_nowait())
+                    await self._commit(group)
+                    group = []
+            finally:
+                # Only a crash or a cancelled close leaves anybody here; they hear that nothing was promised.
+                while inbox.statistics().current_buffer_used:
+                    group.append(inbox.receive_nowait())
+                for waiting in group:
+                    self._settle(waiting)
+
+    async def sweep(self, retention_s: float, interval_s: float) -> None:
+        """Forget predictions older than `retention_s`, now and every `interval_s`, in small strokes."""
+        while True:
+            await self._sweep_once(retention_s)
+            await trio.sleep(interval_s)
+
+    async def _sweep_once(self, retention_s: float) -> None:
+        older_than = self._now() - retention_s
+        forgotten = 0
+        try:
+            while gone := await self._write(
+                partial(sqlite_write.forget, older_than=older_than, rows_max=SWEEP_ROWS_MAX)
+            ):
+                forgotten += gone
+        except LedgerUnavailable as exc:
+            log.warning("retention_postponed", error=str(exc))
+        if forgotten:
+            log.info("retention_swept", forgotten=forgotten)
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        outcomes: Sequence[wire.Answer | LedgerUnavailable]
+        try:
+            outcomes = await self._write(partial(_ingest_all, batches=[waiting.batch for waiting in group]))
+            self.commits += 1
+        except LedgerUnavailable as exc:
+            outcomes = [exc] * len(group)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            waiting.outcome = outcome
+            self._settle(waiting)
+
+    def _settle(self, waiting: _Waiting) -> None:
+        if not waiting.settled.is_set():
+            self._waiting -= 1
+            self._waiting_bytes -= waiting.batch.bytes_plain
+            waiting.settled.set()
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            result = await self._write_lane(_transact, self._files.writing, "BEGIN IMMEDIATE", work)
+        except LedgerUnavailable as exc:
+            if not self._trouble:
+                log.error("ledger_unavailable", error=str(exc))  # noqa: TRY400  (the cause is in the text)
+            self._trouble = str(exc)
+            raise
+        self._trouble = ""
+        return result
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reads >= self._reads_max:
+            raise LedgerBusy(retry_after_s=1)
+        self._reads += 1
+        try:
+            return await self._read_lane(_transact, self._files.reading, "BEGIN", work)
+        finally:
+            self._reads -= 1
+
+
+def _ingest_all(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[wire.Answer]:
+    return [sqlite_write.ingest(db, batch) for batch in batches]
+
+
+def _touch(db: sqlite3.Connection) -> None:
+    """Write a page and take it back in the same commit, to see whether the disk takes it."""
+    db.execute("CREATE TABLE probe (number INTEGER)")
+    db.execute("DROP TABLE probe")
+
+
+def _transact(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    """One closure, one transaction; what the database can't do now is `LedgerUnavailable`, and nothing was stored."""
+    try:
+        db.execute(begin)
+        with db:
+            return work(db)
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # A defect of ours.
+    except sqlite3.DatabaseError as exc:
+        raise LedgerUnavailable(str(exc)) from exc
+
+
+def _open(path: str, synchronous: Synchronous) -> _Files:
+    try:
+        if path != MEMORY:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        writing = sqlite3.connect(path, timeout=BUSY_S_MAX, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as exc:
+        raise LedgerUnusable(f"{path}: {exc}; give a file in a folder that can be written") from exc
+    try:
+        _switch_to_wal(writing)
+        writing.execute(f"PRAGMA synchronous = {synchronous}")
+        migrate(writing)
+        if path == MEMORY:
+            return _Files(writing, writing)
+        reading = sqlite3.connect(path, timeout=BUSY_S_MAX, isolation_level=None, check_same_thread=False)
+        reading.execute("PRAGMA query_only = ON")
+        return _Files(writing, reading)
+    except LedgerUnusable as exc:
+        writing.close()
+        raise LedgerUnusable(f"{path}: {exc}") from exc
+    except sqlite3.Error as exc:
+        writing.close()
+        raise LedgerUnusable(f"{path}: {exc}; give another file, or set this one aside") from exc
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """SQLite's own timeout does not hold for this switch, and another process may be making it just now."""
+    for _ in range(WAL_TRIES_MAX - 1):
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(WAL_PAUSE_S)
+        else:
+            return
+    db.execute("PRAGMA journal_mode = WAL")
+
+
+@asynccontextmanager
+async def open_ledger(
+    path: str,
+    *,
+    retention_s: float | None = None,
+    run_sync: RunSync | None = None,
+    now: Callable[[], float] = time.time,
+    synchronous: Synchronous = "FULL",
+    waiting_max: int = 256,
+    waiting_bytes_max: int = 64 * 1024 * 1024,
+    reads_max: int = 64,
+    sweep_interval_s: float = 3600.0,
+) -> AsyncIterator[SqliteLedger]:
+    """A ledger in the file `path` (or `MEMORY`); closing it commits what still waits, for up to `CLOSE_S_MAX`.
+
+    `retention_s`: None keeps everything. `run_sync`: one lane for all database work (tests run it inline); without it,
+    reads and writes each get a worker thread. `LedgerUnusable` where the file can't be opened.
+    """
+    write_lane = run_sync or thread_lane()
+    read_lane = run_sync or (write_lane if path == MEMORY else thread_lane())
+    files = await write_lane(_open, path, synchronous)
+    try:
+        send, receive = trio.open_memory_channel[_Waiting](waiting_max)
+        ledger = SqliteLedger(files, write_lane, read_lane, send, now, waiting_max, waiting_bytes_max, reads_max)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ledger.run, receive, name="ledger_writer")
+            with send:
+                async with trio.open_nursery() as sweeping:
+                    if retention_s is not None:
+                        sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
+                    yield ledger
+                    sweeping.cancel_scope.cancel()
+            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_S_MAX
+    finally:
+        with trio.move_on_after(CLOSE_S_MAX, shield=True):
+            await write_lane(files.close)

@@ -1,0 +1,132 @@
+"""Everything that is asked of the SQLite ledger. Each function reads inside one snapshot."""
+
+import sqlite3
+
+from cloud.ledger import Cursor, Device, Gap, Page, Query, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.ledger.ranges import Span, gaps
+
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""A page of very large predictions ends early, so that no answer is larger than about this."""
+GAPS_MAX = 1_000
+"""How many gaps of a stream are listed; all of them are counted."""
+
+_PREDICTIONS = """SELECT p.number, p.timestamp, p.payload, d.edge_device_id, s.stream_id, p.received_at, p.late
+    FROM predictions p CROSS JOIN devices d ON d.device_no = p.device_no
+    CROSS JOIN streams s ON s.stream_no = p.stream_no
+    {where} ORDER BY p.timestamp DESC, p.number DESC LIMIT ?"""
+
+
+def check(db: sqlite3.Connection) -> None:
+    """Touch the tables, so that a missing or damaged file shows."""
+    db.execute("SELECT count(*) FROM (SELECT 1 FROM devices LIMIT 1)").fetchone()
+
+
+def stats(db: sqlite3.Connection) -> Stats:
+    """Tallies by device and by model, out of the rollup."""
+    return Stats(
+        total=Tally(
+            *db.execute("SELECT coalesce(sum(predictions), 0), coalesce(sum(defects), 0) FROM tallies").fetchone()
+        ),
+        by_edge_device=_tallies(
+            db, "SELECT edge_device_id, {sums} JOIN devices USING (device_no) GROUP BY 1 ORDER BY 1"
+        ),
+        by_model=_tallies(db, "SELECT model_name, {sums} JOIN models USING (model_no) GROUP BY 1 ORDER BY 1"),
+    )
+
+
+def _tallies(db: sqlite3.Connection, query: str) -> dict[str, Tally]:
+    rows = db.execute(query.format(sums="sum(predictions), sum(defects) FROM tallies"))
+    return {name: Tally(count, defects) for name, count, defects in rows}
+
+
+def predictions(db: sqlite3.Connection, query: Query) -> Page:
+    """A page, newest first; cut early where the payloads are very large."""
+    where, values = _where(query)
+    rows = db.execute(_PREDICTIONS.format(where=where), (*values, query.limit + 1))
+    items: list[StoredPrediction] = []
+    last: Cursor | None = None
+    size = 0
+    for number, timestamp, payload, device, stream, received_at, late in rows:
+        if len(items) == query.limit or (items and size + len(payload) > PAGE_BYTES_MAX):
+            return Page(tuple(items), last)
+        items.append(StoredPrediction(payload, device, stream or None, received_at, bool(late)))
+        size += len(payload)
+        last = Cursor(timestamp, number)
+    return Page(tuple(items), None)
+
+
+def _where(query: Query) -> tuple[str, list[object]]:
+    asked: list[tuple[str, list[object]]] = []
+    if query.edge_device_id is not None:
+        asked.append(("p.device_no = (SELECT device_no FROM devices WHERE edge_device_id = ?)", [query.edge_device_id]))
+    for column, value in (("model_name", query.model_name), ("model_version", query.model_version)):
+        if value is not None:
+            asked.append((f"p.model_no IN (SELECT model_no FROM models WHERE {column} = ?)", [value]))  # noqa: S608
+    if query.defect_detected is not None:
+        # A literal, so that SQLite can prove that the partial index serves.
+        asked.append((f"p.defect_detected = {int(query.defect_detected)}", []))
+    if query.class_name is not None:
+        asked.append(("EXISTS (SELECT 1 FROM json_each(p.classes) WHERE value = ?)", [query.class_name]))
+    if query.since is not None:
+        asked.append(("p.timestamp >= ?", [query.since]))
+    if query.until is not None:
+        asked.append(("p.timestamp < ?", [query.until]))
+    if query.cursor is not None:
+        asked.append(("(p.timestamp, p.number) < (?, ?)", [*query.cursor]))
+    conditions = " AND ".join(condition for condition, _ in asked)
+    return f"WHERE {conditions}" if asked else "", [value for _, values in asked for value in values]
+
+
+def devices(db: sqlite3.Connection) -> tuple[Device, ...]:
+    """Every device with its tally."""
+    rows = db.execute(
+        """SELECT edge_device_id, first_seen_at, last_seen_at, last_was_late, pending,
+            coalesce(sum(predictions), 0), coalesce(sum(defects), 0)
+        FROM devices LEFT JOIN tallies USING (device_no) GROUP BY device_no ORDER BY edge_device_id"""
+    )
+    return tuple(
+        Device(device, first, last, bool(late), pending, Tally(count, defects))
+        for device, first, last, late, pending, count, defects in rows
+    )
+
+
+def audit(db: sqlite3.Connection, device_id: str) -> tuple[StreamAudit, ...] | None:
+    """Every stream's account, out of the ranges."""
+    device = db.execute("SELECT device_no FROM devices WHERE edge_device_id = ?", (device_id,)).fetchone()
+    if device is None:
+        return None
+    streams = db.execute("SELECT stream_no, stream_id FROM streams WHERE device_no = ? ORDER BY stream_no", device)
+    return tuple(_audit_stream(db, *row) for row in streams.fetchall())
+
+
+def _audit_stream(db: sqlite3.Connection, stream_no: int, stream_id: str) -> StreamAudit:
+    key = (stream_no,)
+    counters = "SELECT unnumbered, duplicates, conflicts, rejected FROM streams WHERE stream_no = ?"
+    unnumbered, duplicates, conflicts, rejected = db.execute(counters, key).fetchone()
+    rows = db.execute("SELECT low, high FROM stored_ranges WHERE stream_no = ? ORDER BY low", key)
+    stored = [Span(*row) for row in rows]
+    rows = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
+    explained = [Gap(*row) for row in rows]
+    last_seq = max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)
+    missing = known = count = 0
+    listed: list[Gap] = []
+    for gap in gaps(stored, explained, last_seq):
+        size = gap.to_seq - gap.from_seq + 1
+        missing += size
+        known += size if gap.reason is not None else 0
+        count += 1
+        if count <= GAPS_MAX:
+            listed.append(gap)
+    return StreamAudit(
+        stream_id=stream_id or None,
+        last_seq=last_seq,
+        stored=last_seq - missing,
+        unnumbered=unnumbered,
+        duplicates=duplicates,
+        conflicts=conflicts,
+        rejected=rejected,
+        missing=missing,
+        explained=known,
+        gaps=tuple(listed),
+        gaps_total=count,
+    )

@@ -1,0 +1,151 @@
+"""The service's settings: read from the environment and the command line, and refused all at once if wrong."""
+
+import ipaddress
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from cloud.keys import Keys
+
+DATABASE = "CLOUD_DATABASE_URL"
+API_KEYS = "CLOUD_API_KEYS"
+API_KEYS_FILE = "CLOUD_API_KEYS_FILE"
+RETENTION = "CLOUD_RETENTION_DAYS"
+RETENTION_DAYS = 90.0
+RETENTION_DAYS_MAX = 36_500.0
+SECONDS_A_DAY = 86_400.0
+BIND = "127.0.0.1:8001"
+
+
+class SettingsWrong(Exception):
+    """Every wrong setting, one a line: its name, the value seen (secrets masked), what it takes."""
+
+    def __init__(self, errors: tuple[str, ...]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
+
+
+@attrs.frozen
+class Settings:
+    """What the service runs with. `repr` shows no secret: keys are hashes and hidden."""
+
+    database: Path
+    """The SQLite file."""
+    keys: Keys = attrs.field(repr=False, default=Keys())
+    retention_days: float = RETENTION_DAYS
+    host: str = "127.0.0.1"
+    port: int = 8001
+
+    @property
+    def retention_s(self) -> float:
+        """How long a prediction is kept after its arrival, in seconds."""
+        return self.retention_days * SECONDS_A_DAY
+
+    @property
+    def bind(self) -> str:
+        """Host and port as a server takes them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def default_database(env: Mapping[str, str]) -> Path:
+    """`holdfast/cloud.db` in the user's state folder (`XDG_STATE_HOME`, else `~/.local/state`)."""
+    state = env.get("XDG_STATE_HOME", "")
+    folder = Path(state) if Path(state).is_absolute() else Path(env.get("HOME") or Path.home()) / ".local" / "state"
+    return folder / "holdfast" / "cloud.db"
+
+
+def read_settings(
+    env: Mapping[str, str] = os.environ, *, bind: str | None = None, database: str | None = None
+) -> Settings:
+    """The settings of `env`; `bind` and `database` are the command line's and go first. `SettingsWrong` lists all."""
+    errors: list[str] = []
+    name, value = ("--database", database) if database else (DATABASE, env.get(DATABASE, ""))
+    path = _database(name, value, errors) if value else default_database(env)
+    keys = _keys(env, errors)
+    days = _retention(env.get(RETENTION, ""), errors)
+    host, port = _bind(bind or BIND, errors)
+    # A key that could not be read still means that keys were wanted: one error then, not two.
+    wanted = bool(keys or env.get(API_KEYS) or env.get(API_KEYS_FILE))
+    if not wanted and host and not is_loopback(host):
+        errors.append(
+            f"--bind: {host!r} is not loopback and no keys are set;"
+            f" set {API_KEYS} or {API_KEYS_FILE}, or bind 127.0.0.1"
+        )
+    if errors:
+        raise SettingsWrong(tuple(errors))
+    return Settings(database=path, keys=keys, retention_days=days, host=host, port=port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def mask_url(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@", 1) if parts.password else url
+
+
+def _database(name: str, value: str, errors: list[str]) -> Path:
+    takes = "takes sqlite:///relative.db, sqlite:////absolute.db or the path of a file"
+    scheme, found, rest = value.partition("://")
+    if not found:
+        if value == ":memory:":
+            errors.append(f"{name}: {value!r} would lose everything at the end; {takes}")
+        return Path(value).expanduser()
+    if scheme in ("postgres", "postgresql"):
+        errors.append(f"{name}: {mask_url(value)!r}: this version stores in SQLite only; {takes}")
+    elif scheme != "sqlite" or not rest.startswith("/") or rest in ("/", "//", "/:memory:"):
+        errors.append(f"{name}: {mask_url(value)!r} is no SQLite file; {takes}")
+    return Path(unquote(rest[1:]) or ".")
+
+
+def _keys(env: Mapping[str, str], errors: list[str]) -> Keys:
+    found = [(API_KEYS, number, key) for number, key in enumerate(env.get(API_KEYS, "").replace(",", " ").split(), 1)]
+    source = env.get(API_KEYS_FILE, "")
+    if source:
+        try:
+            lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            errors.append(f"{API_KEYS_FILE}: {source!r} can't be read ({exc}); takes a file with one key a line")
+            lines = []
+        named = [(API_KEYS_FILE, number, line.strip()) for number, line in enumerate(lines, 1)]
+        named = [entry for entry in named if entry[2] and not entry[2].startswith("#")]
+        if lines and not named:
+            errors.append(f"{API_KEYS_FILE}: {source!r} holds no key; takes a file with one key a line")
+        found += named
+    for name, number, key in found:
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            errors.append(f"{name}: key {number} (***) has a character that no header can carry; takes printable ASCII")
+    return Keys.of(key for _, _, key in found)
+
+
+def _retention(value: str, errors: list[str]) -> float:
+    if not value:
+        return RETENTION_DAYS
+    try:
+        days = float(value)
+    except ValueError:
+        days = math.nan
+    if not 0 < days <= RETENTION_DAYS_MAX:
+        errors.append(f"{RETENTION}: {value!r}; takes a number of days above 0, at most {RETENTION_DAYS_MAX:.0f}")
+    return days
+
+
+def _bind(value: str, errors: list[str]) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        errors.append(f"--bind: {value!r}; takes HOST:PORT, as in {BIND} (port 0: any free one)")
+        return "", 0
+    return host, int(port)

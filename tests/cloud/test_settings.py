@@ -1,0 +1,93 @@
+"""Settings: what is read from where, and that everything wrong is said at once without a secret."""
+
+from pathlib import Path
+
+import pytest
+
+from cloud.keys import Verdict
+from cloud.settings import SettingsWrong, read_settings
+
+
+def test_without_any_setting_a_database_in_the_state_folder_on_loopback():
+    settings = read_settings({"HOME": "/home/me"})
+    assert settings.database == Path("/home/me/.local/state/holdfast/cloud.db")
+    assert (settings.bind, settings.retention_days, bool(settings.keys)) == ("127.0.0.1:8001", 90.0, False)
+    assert read_settings({"XDG_STATE_HOME": "/state"}).database == Path("/state/holdfast/cloud.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [("sqlite:///here.db", "here.db"), ("sqlite:////var/cloud.db", "/var/cloud.db"), ("/var/c.db", "/var/c.db"),
+     ("sqlite:////with%20space.db", "/with space.db")],
+)  # fmt: skip
+def test_a_database_is_a_url_or_a_path_and_the_command_line_goes_first(url, path):
+    assert read_settings({"CLOUD_DATABASE_URL": url}).database == Path(path)
+    assert read_settings({"CLOUD_DATABASE_URL": "mysql://"}, database=url).database == Path(path)
+
+
+def test_keys_of_the_variable_and_of_the_file_are_all_taken(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# the cameras of hall 1\nthird\n\n fourth \n")
+    settings = read_settings({"CLOUD_API_KEYS": "first, second", "CLOUD_API_KEYS_FILE": str(file)}, bind="0.0.0.0:80")
+    for key in ("first", "second", "third", "fourth"):
+        assert settings.keys.judge(f"Bearer {key}") is Verdict.ADMITTED
+    for key in ("# the cameras of hall 1", "fifth"):
+        assert settings.keys.judge(f"Bearer {key}") is Verdict.UNKNOWN_KEY
+    assert "first" not in repr(settings)
+
+
+def test_everything_wrong_is_said_at_once_and_no_secret_with_it(tmp_path):
+    with pytest.raises(SettingsWrong) as caught:
+        read_settings(
+            {
+                "CLOUD_DATABASE_URL": "postgresql://me:hunter2@db/x",
+                "CLOUD_API_KEYS": "fine s\x00cret",
+                "CLOUD_API_KEYS_FILE": str(tmp_path / "missing"),
+                "CLOUD_RETENTION_DAYS": "soon",
+            },
+            bind="nowhere",
+        )
+    said = str(caught.value)
+    names = ("CLOUD_DATABASE_URL", "CLOUD_API_KEYS", "CLOUD_API_KEYS_FILE", "CLOUD_RETENTION_DAYS", "--bind")
+    assert all(any(line.startswith(f"{name}: ") for line in caught.value.errors) for name in names), said
+    assert "'soon'" in said
+    assert "hunter2" not in said
+    assert "cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ({"CLOUD_DATABASE_URL": "sqlite://"}, "CLOUD_DATABASE_URL"),
+        ({"CLOUD_DATABASE_URL": "sqlite:///:memory:"}, "CLOUD_DATABASE_URL"),
+        ({"CLOUD_DATABASE_URL": ":memory:"}, "CLOUD_DATABASE_URL"),
+        ({"CLOUD_RETENTION_DAYS": "0"}, "CLOUD_RETENTION_DAYS"),
+        ({"CLOUD_RETENTION_DAYS": "nan"}, "CLOUD_RETENTION_DAYS"),
+        ({"CLOUD_RETENTION_DAYS": "1e9"}, "CLOUD_RETENTION_DAYS"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(env, name):
+    with pytest.raises(SettingsWrong, match=f"^{name}: "):
+        read_settings(env)
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:8001", "[::]:8001", "10.1.2.3:1", "example.org:80"])
+def test_without_keys_only_loopback_may_be_bound(bind, tmp_path):
+    with pytest.raises(SettingsWrong, match="not loopback"):
+        read_settings({}, bind=bind)
+    assert read_settings({"CLOUD_API_KEYS": "k"}, bind=bind).bind == bind
+    empty = tmp_path / "keys"
+    empty.write_text("# none yet\n")
+    with pytest.raises(SettingsWrong, match="holds no key"):
+        read_settings({"CLOUD_API_KEYS_FILE": str(empty)}, bind=bind)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "localhost:8001", "[::1]:8001", "127.9.9.9:1"])
+def test_loopback_needs_no_key(bind):
+    assert read_settings({}, bind=bind).bind == bind
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", ":80", "127.0.0.1:x", "127.0.0.1:70000"])
+def test_a_bind_that_is_none_is_refused(bind):
+    with pytest.raises(SettingsWrong, match="--bind"):
+        read_settings({}, bind=bind)
