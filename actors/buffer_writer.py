@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
 
 import attrs
 import structlog
@@ -10,11 +9,11 @@ import trio
 from trio_util import AsyncValue
 
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stored
-from actors.ports.lane import RunSync
+from actors.ports.disk import Disk
 from actors.ports.opening import DiskTrouble
-from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import BufferFull, Store
 from actors.settings import WhenFull
+from actors.tail import Tail
 
 GROUP_ENTRIES_MAX = 4_096
 CONTROL_MAX = 256
@@ -25,8 +24,6 @@ RETRY_S = 1.0
 CLOSE_S = 3.0
 """The shield around the final flush ends here: a disk that hangs must not hang the shutdown."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -36,8 +33,7 @@ async def run(
     stored: trio.MemorySendChannel[Stored],
     nudges: trio.MemorySendChannel[None],
     *,
-    store: Store,
-    run_sync: RunSync,
+    disk: Disk,
     books: AsyncValue[Books],
     when_full: WhenFull,
     group_min: int,
@@ -46,109 +42,127 @@ async def run(
     """Serve both inboxes until both have ended, then flush and close the store, also when cancelled.
 
     A group commits as soon as it holds `group_min` predictions or `group_wait_s` after its first; with `group_min` 1
-    it is whatever waits. Raises `BufferDamaged` when the database turns out to be malformed: the next start sets it
-    aside and goes on from the journal.
+    it is whatever waits. While the disk takes nothing at all, memory keeps a bounded tail for the live lane.
     """
-    desk = _Desk(store, run_sync, books, nudges)
+    desk = _Desk(disk, books, stored, nudges, when_full)
     try:
         with control:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(desk.tidy_now_and_then)
                 nursery.start_soon(desk.serve_control, control)
-                await desk.serve_accepts(accepts, stored, when_full, group_min, group_wait_s)
+                await desk.serve_accepts(accepts, group_min, group_wait_s)
                 await desk.control_ended.wait()
                 nursery.cancel_scope.cancel()
     finally:
         with trio.move_on_after(CLOSE_S, shield=True):
-            await run_sync(store.close)
+            await desk.close()
 
 
 @attrs.define
 class _Desk:
-    """What the two inboxes share: the store, and which numbers are in flight."""
+    """What the two inboxes share: the disk, the tail, and which numbers are in flight."""
 
-    store: Store
-    run_sync: RunSync
+    disk: Disk
     books: AsyncValue[Books]
+    stored: trio.MemorySendChannel[Stored]
     nudges: trio.MemorySendChannel[None]
+    when_full: WhenFull
+    tail: Tail = attrs.field(factory=Tail, init=False)
     in_flight: set[int] = attrs.field(factory=set, init=False)
+    unsettled: list[Outcome] = attrs.field(factory=list, init=False)
+    """Outcomes that the disk has not taken yet; no more than what was in flight when it stopped taking any."""
+    settling: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     turned_away: int = attrs.field(default=0, init=False)
     trouble: str = attrs.field(default="", init=False)
+    full: bool = attrs.field(default=False, init=False)
+    """Whether the last accept found the buffer at its cap."""
     control_ended: trio.Event = attrs.field(factory=trio.Event, init=False)
 
+    # --- accepts
+
     async def serve_accepts(
-        self,
-        accepts: trio.MemoryReceiveChannel[Accept],
-        stored: trio.MemorySendChannel[Stored],
-        when_full: WhenFull,
-        group_min: int,
-        group_wait_s: float,
+        self, accepts: trio.MemoryReceiveChannel[Accept], group_min: int, group_wait_s: float
     ) -> None:
-        with accepts, stored, self.nudges:
-            if self.store.pending_count:
-                self.nudge()
+        with accepts, self.stored, self.nudges:
+            self.nudge()
             async for first in accepts:
                 group = await gather(first, accepts, group_min, group_wait_s)
-                records = await self.make_durable([entry for accept in group for entry in accept.entries], when_full)
+                records = await self.make_durable([entry for accept in group for entry in accept.entries])
                 self.answer(group, records)
-                self.hand_on(records, stored)
+                self.hand_on(records)
                 self.note()
 
-    async def make_durable(self, entries: Sequence[Entry], when_full: WhenFull) -> list[Stored]:
-        """The entries, numbered and fsynced; an empty list if the policy turned them away."""
+    async def make_durable(self, entries: Sequence[Entry]) -> list[Stored]:
+        """The entries, numbered and fsynced; kept in memory where there is no disk; none if a policy refused them."""
         tidied = False
         while True:
             try:
-                records = await self.disk(self.store.accept, entries)
+                records = await self.disk.do(lambda store: store.accept(entries))
             except DiskTrouble as exc:
                 self.in_trouble(str(exc))
+                kept = self.keep_in_memory(entries)
+                if kept is not None:
+                    return kept
                 await trio.sleep(RETRY_S)
             except BufferFull as exc:
+                self.full = True
                 self.in_trouble(f"buffer full: {exc}")
                 if not tidied:
                     tidied = True
-                    while await self.made_room(self.store.tidy):
+                    while await self.made_room(Store.tidy):
                         await trio.lowlevel.checkpoint()
-                elif when_full is WhenFull.DROP_NEWEST:
+                elif self.when_full is WhenFull.DROP_NEWEST:
                     self.turned_away += len(entries)
                     return []
-                elif when_full is WhenFull.DROP_OLDEST and await self.made_room(self.store.evict):
+                elif self.when_full is WhenFull.DROP_OLDEST and await self.made_room(Store.evict):
                     self.nudge()
                 else:
                     tidied = False
                     await trio.sleep(RETRY_S)
             else:
+                self.full = False
                 self.in_trouble("")
                 return records
 
-    async def made_room(self, stroke: Callable[[], int | bool]) -> bool:
+    async def made_room(self, stroke: Callable[[Store], int | bool]) -> bool:
         """One stroke of clean-up or eviction; whether it got something done and more may follow."""
         try:
-            return bool(await self.disk(stroke))
+            return bool(await self.disk.do(stroke))
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
             return False
 
+    def keep_in_memory(self, entries: Sequence[Entry]) -> list[Stored] | None:
+        """The tail's part of it, by the operator's policy; None if the caller has to wait."""
+        if self.when_full is WhenFull.DROP_OLDEST:
+            self.turned_away += self.tail.drop_oldest(len(entries) - self.tail.room)
+        if len(entries) <= self.tail.room:
+            return self.tail.take(entries)
+        if self.when_full is WhenFull.DROP_NEWEST:
+            self.turned_away += len(entries)
+            return []
+        return None
+
     def answer(self, group: Sequence[Accept], records: Sequence[Stored]) -> None:
         """A receipt for every entry, to whoever asked."""
+        stream_id = self.disk.store.stream_id if self.disk.store else ""
         waiting = iter(records)
         for accept in group:
-            receipts = tuple(
-                Receipt(self.store.stream_id, record.seq if record else None, durable=record is not None)
-                for record in (next(waiting, None) for _ in accept.entries)
-            )
+            receipts = tuple(receipt(stream_id, next(waiting, None)) for _ in accept.entries)
             if accept.reply is not None:
                 accept.reply.put(receipts)
 
-    def hand_on(self, records: Sequence[Stored], stored: trio.MemorySendChannel[Stored]) -> None:
-        """Pass durable predictions to the live lane, never waiting for it: what does not fit is the backlog's."""
+    def hand_on(self, records: Sequence[Stored]) -> None:
+        """Pass predictions to the live lane, never waiting for it: what does not fit is the backlog's."""
         for record in records:
             try:
-                stored.send_nowait(record)
-            except (trio.WouldBlock, trio.BrokenResourceError):
+                self.stored.send_nowait(record)
+            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 self.nudge()
                 return
             self.in_flight.add(record.seq)
+
+    # --- outcomes and pages
 
     async def serve_control(self, control: trio.MemoryReceiveChannel[PageRequest | Outcome]) -> None:
         async for first in control:
@@ -165,79 +179,120 @@ class _Desk:
         self.control_ended.set()
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Write the outcomes down, however long the disk makes that take; then the numbers are free again."""
-        while True:
-            try:
-                await self.disk(self.store.settle, outcomes)
-            except DiskTrouble as exc:
-                self.in_trouble(str(exc))
-                await trio.sleep(RETRY_S)
-            else:
-                break
+        """Write the outcomes down, now or when the disk takes them; until then their numbers stay in flight."""
         for outcome in outcomes:
-            self.in_flight.difference_update(outcome.seqs)
+            handles = [seq for seq in outcome.seqs if seq < 0]
+            if outcome.fate is not Fate.RELEASED:
+                self.tail.forget(handles)
+            self.in_flight.difference_update(handles)
+            numbers = tuple(seq for seq in outcome.seqs if seq > 0)
+            if numbers or outcome.losses:
+                self.unsettled.append(attrs.evolve(outcome, seqs=numbers))
+        try:
+            await self.write_outcomes()
+        except DiskTrouble as exc:
+            self.in_trouble(str(exc))
         if any(outcome.fate is Fate.RELEASED for outcome in outcomes):
             self.nudge()
         self.note()
 
+    async def write_outcomes(self) -> None:
+        """Bring what is unsettled to the disk. `DiskTrouble`: it stays unsettled."""
+        async with self.settling:
+            while self.unsettled:
+                told = list(self.unsettled)
+                await self.disk.do(lambda store, told=told: store.settle(told))  # type: ignore[misc]
+                del self.unsettled[: len(told)]
+                for outcome in told:
+                    self.in_flight.difference_update(outcome.seqs)
+
     async def turn_page(self, request: PageRequest) -> None:
         """Answer with the next pending predictions that are not in flight, and claim them for the asker."""
+        after = request.after
         try:
-            page = await self.disk(self.store.pending, request.after, request.records_max, request.bytes_max)
-            losses = await self.disk(self.store.losses) if request.after == 0 else []
+            found = await self.disk.do(lambda store: store.pending(after, request.records_max, request.bytes_max))
+            losses = await self.disk.do(Store.losses) if after == 0 else []
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
-            request.reply.put(Page((), request.after, exhausted=True))
-            return
-        free = tuple(record for record in page if record.seq not in self.in_flight)
-        self.in_flight.update(record.seq for record in free)
-        cursor = page[-1].seq if page else request.after
-        request.reply.put(Page(free, cursor, exhausted=not page, losses=tuple(losses)))
+            idle = list(self.tail.idle(self.in_flight).items())[: request.records_max]
+            page = Page(tuple(Stored(handle, entry.body) for handle, entry in idle), after, exhausted=True)
+        else:
+            free = tuple(record for record in found if record.seq not in self.in_flight)
+            page = Page(free, found[-1].seq if found else after, exhausted=not found, losses=tuple(losses))
+        self.in_flight.update(record.seq for record in page.records)
+        request.reply.put(page)
+
+    # --- now and then
 
     async def tidy_now_and_then(self) -> None:
         while True:
             try:
-                while await self.disk(self.store.tidy):
+                await self.disk.open()
+                while await self.disk.do(Store.tidy):
                     await trio.lowlevel.checkpoint()
+                await self.write_outcomes()
+                await self.save_tail()
+                if not self.full:
+                    self.in_trouble("")
                 self.books.value = attrs.evolve(
-                    await self.disk(self.store.books),
-                    in_flight=len(self.in_flight),
-                    turned_away=self.turned_away,
-                    trouble=self.trouble,
+                    await self.disk.do(Store.books), in_memory=len(self.tail), turned_away=self.turned_away
                 )
-            except DiskTrouble as exc:
+                self.note()
+            except (DiskTrouble, BufferFull) as exc:
                 self.in_trouble(str(exc))
             await trio.sleep(TIDY_EVERY_S)
 
-    async def disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A call of the store, in its lane."""
+    async def save_tail(self) -> None:
+        """The disk is back: what memory kept, and no lane has in its hands, becomes durable. `DiskTrouble`."""
+        idle = self.tail.idle(self.in_flight)
+        if not idle:
+            return
+        self.in_flight.update(idle)
         try:
-            return await self.run_sync(function, *args, **kwargs)
-        except BufferDamaged as exc:
-            log.exception("buffer_damaged", error=str(exc), then="the next start sets it aside and goes on")
-            self.store.condemn()
-            raise
+            records = await self.disk.do(lambda store: store.accept(list(idle.values())))
+            self.tail.forget(idle)
+        finally:
+            self.in_flight.difference_update(idle)
+        log.info("memory_saved", predictions=len(records))
+        self.hand_on(records)
+
+    async def close(self) -> None:
+        """Everything that the disk takes; what it does not is told."""
+        with contextlib.suppress(DiskTrouble, BufferFull):
+            await self.save_tail()
+        if self.tail:
+            log.error("lost_from_memory", predictions=len(self.tail), reason="the disk took nothing until the end")
+        await self.disk.close()
 
     def note(self) -> None:
         """Show the counts that have just changed; sizes and ages follow with the next tidy stroke."""
+        seen = self.books.value
+        if store := self.disk.store:
+            seen = attrs.evolve(
+                seen,
+                stream_id=store.stream_id,
+                last_seq=store.last_seq,
+                pending=store.pending_count + len(self.tail),
+                failed=store.failed_count,
+                sent=store.sent_count,
+                degraded=store.journal_trouble,
+            )
         self.books.value = attrs.evolve(
-            self.books.value,
-            last_seq=self.store.last_seq,
-            pending=self.store.pending_count,
-            failed=self.store.failed_count,
-            sent=self.store.sent_count,
+            seen,
             in_flight=len(self.in_flight),
+            in_memory=len(self.tail),
             turned_away=self.turned_away,
             trouble=self.trouble,
         )
 
     def in_trouble(self, trouble: str) -> None:
-        """Say once when accepts begin to wait for the disk, and once when they no longer do."""
+        """Say once when the disk begins to refuse, and once when it no longer does."""
         if bool(trouble) != bool(self.trouble):
             if trouble:
                 log.error("disk_trouble", error=trouble)
             else:
                 log.info("disk_trouble_over", was=self.trouble)
+                self.nudge()  # a page that could not be read is worth asking for again
             self.trouble = trouble
             self.note()
 
@@ -245,6 +300,15 @@ class _Desk:
         """Tell recovery that something is pending; one nudge waiting is as good as many."""
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             self.nudges.send_nowait(None)
+
+
+def receipt(stream_id: str, record: Stored | None) -> Receipt:
+    """What is told of one prediction: durable under a number, kept in memory, or turned away."""
+    if record is None:
+        return Receipt(stream_id, None, durable=False, accepted=False)
+    if record.seq < 0:
+        return Receipt(stream_id, None, durable=False)
+    return Receipt(stream_id, record.seq, durable=True)
 
 
 async def gather(

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 class ImageResult(TypedDict):
-    """What `process_image` returns. `logged_to_cloud` says that the prediction lies on the disk, to be delivered."""
+    """What `process_image` returns. `logged_to_cloud` says that the prediction was accepted for delivery."""
 
     image_id: str
     detections: list[dict[str, Any]]
@@ -121,7 +121,7 @@ def result_of(prediction: Prediction, receipts: Sequence[Receipt]) -> ImageResul
         detections=[{**msgspec.to_builtins(found), "bbox": list(found.bbox)} for found in prediction.detections],
         defect_detected=prediction.defect_detected,
         inference_time_ms=prediction.inference_time_ms,
-        logged_to_cloud=all(receipt.durable and receipt.seq is not None for receipt in receipts),
+        logged_to_cloud=all(receipt.accepted for receipt in receipts),
     )
 
 

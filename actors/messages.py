@@ -52,12 +52,15 @@ class Entry:
 class Receipt:
     """What `log()` returns. `durable` says that the prediction was fsynced before this receipt was written.
 
-    `seq` is None when the buffer was full and the operator's policy (`drop_newest`) turned the prediction away.
+    Without `durable` there is no `seq` either: the disk takes nothing at the moment and memory keeps the prediction for
+    a live delivery (`accepted`), or a policy of the operator turned it away.
     """
 
     stream_id: str
     seq: int | None
     durable: bool
+    accepted: bool = True
+    """False if a policy turned the prediction away: nobody keeps it."""
 
 
 @attrs.frozen
@@ -70,7 +73,10 @@ class Accept:
 
 @attrs.frozen
 class Stored:
-    """buffer_writer -> batcher: a durable prediction; `payload` is byte for byte what goes on the wire."""
+    """buffer_writer -> batcher: a durable prediction; `payload` is byte for byte what goes on the wire.
+
+    A `seq` below zero is the handle of one that only memory holds (`tail.py`): its payload carries no number.
+    """
 
     seq: int
     payload: bytes
@@ -225,13 +231,17 @@ class Books:
     """buffer_writer's account of the disk. Counts are predictions of this stream, sizes are bytes on disk."""
 
     stream_id: str = ""
+    degraded: str = ""
+    """Why the journal is out of service and SQLite takes the commits; empty when all is well."""
+    in_memory: int = 0
+    """Predictions that only memory holds, because the disk takes nothing."""
     last_seq: int = 0
     pending: int = 0
     sent: int = 0
     failed: int = 0
     evicted: int = 0
     turned_away: int = 0
-    """Predictions that the `drop_newest` policy refused before they got a number."""
+    """Predictions without a number that nobody keeps: refused by `drop_newest`, or given up from a full memory."""
     in_flight: int = 0
     oldest_pending_at: float | None = None
     """When the oldest pending prediction was accepted (seconds since 1970)."""

@@ -37,6 +37,7 @@ class Status(TypedDict):
     evicted: int
     turned_away: int
     in_flight: int
+    in_memory: int
     oldest_pending_age_s: float | None
     size_mb: float
     capacity_mb: float
@@ -57,6 +58,7 @@ class Status(TypedDict):
     cameras_down: list[str]
     sources_finished: bool
     trouble: str
+    degraded: str
     alerts: list[str]
 
 
@@ -85,6 +87,7 @@ def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Sta
         evicted=books.evicted,
         turned_away=books.turned_away,
         in_flight=books.in_flight,
+        in_memory=books.in_memory,
         oldest_pending_age_s=None if books.oldest_pending_at is None else max(0.0, now - books.oldest_pending_at),
         size_mb=books.size_bytes / 2**20,
         capacity_mb=books.capacity_bytes / 2**20,
@@ -105,6 +108,7 @@ def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Sta
         cameras_down=list(vision.cameras_down),
         sources_finished=vision.finished,
         trouble=books.trouble,
+        degraded=books.degraded,
         alerts=sorted(alerts(books, link, vision)),
     )
 
@@ -125,6 +129,10 @@ def alerts(books: Books, link: Link, vision: Vision) -> dict[str, str]:
         found["failed_high"] = f"{books.failed} predictions were refused by the cloud (alert above {FAILED_ALERT})"
     if books.trouble:
         found["disk_trouble"] = books.trouble
+    if books.in_memory:
+        found["not_durable"] = f"{books.in_memory} predictions are kept in memory only: the disk takes nothing"
+    if books.degraded:
+        found["journal_unwritable"] = f"{books.degraded}; SQLite takes the commits meanwhile"
     if link.state is LinkState.REFUSED:
         found["link_refused"] = link.reason
     if vision.cameras_down:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 import attrs
+import structlog
 import trio
 
 from actors import batcher, buffer_writer, connectivity, inference, monitor, recovery, uplink
@@ -18,9 +19,10 @@ from actors.messages import Accept, Batch, Entry, Outcome, PageRequest, Receipt,
 from actors.monitor import Cells, Status
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.detector import Detector, UltralyticsDetector, default_model_path
+from actors.ports.disk import Disk
 from actors.ports.frames import ImageGiven, Source, parse_sources
 from actors.ports.lane import RunSync, thread_lane
-from actors.ports.opening import StoreOptions, new_stream_id
+from actors.ports.opening import DiskTrouble, StoreOptions, new_stream_id
 from actors.ports.replay import Recovered
 from actors.ports.store import Store
 from actors.settings import Settings
@@ -40,6 +42,7 @@ RECOVERY_JITTER_S = 1.0
 """A drain begins after a random pause of up to so long, so that a fleet does not return in one instant."""
 
 P = ParamSpec("P")
+log = structlog.get_logger()
 
 
 class PipelineClosed(Exception):
@@ -143,26 +146,25 @@ class Pipeline:
 async def open_pipeline(settings: Settings, ports: Ports | None = None) -> AsyncIterator[Pipeline]:
     """A device that runs for as long as the `async with` block, and stops within `SHUTDOWN_GRACE_SECONDS` after it.
 
-    Raises `StoreLocked` if another process has the buffer, `DiskTrouble` if it can't be opened, `SourcesWrong`. A
+    Raises `StoreLocked` if another process has the buffer, and `SourcesWrong`. A
     defect in an actor ends the block loudly, with an ExceptionGroup; everything accepted is on the disk even then.
     """
     world = ports or Ports()
     sources = parse_sources(",".join(settings.sources), now=world.now) if world.sources is None else world.sources
     accepts_in, accepts = trio.open_memory_channel[Accept](ACCEPTS_MAX)
     requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
-    disk = world.lane()
     async with world.client or _client(settings, world) as client:
-        store = await disk(Store.open, settings.edge_device_id, _store_options(settings, world))
+        disk = await _open_disk(settings, world)
         pipeline = Pipeline(
             device_id=settings.edge_device_id,
-            recovered=store.recovered,
+            recovered=disk.store.recovered if disk.store else Recovered(),
             cells=Cells(),
             stopping=trio.Event(),
             accepts=accepts_in,
             requests=requests_in,
             now=world.now,
         )
-        house = _House(settings, world, pipeline, store, disk, client)
+        house = _House(settings, world, pipeline, disk, client)
         try:
             async with trio.open_nursery() as watchers:
                 watchers.start_soon(partial(monitor.run, pipeline.cells), name="monitor")
@@ -186,8 +188,7 @@ class _House:
     settings: Settings
     world: Ports
     pipeline: Pipeline
-    store: Store
-    disk: RunSync
+    disk: Disk
     client: CloudClient
 
     def start_vision(
@@ -228,8 +229,7 @@ class _House:
             control,
             stored_in,
             nudges_in,
-            store=self.store,
-            run_sync=self.disk,
+            disk=self.disk,
             books=self.pipeline.cells.books,
             when_full=settings.buffer_when_full,
             group_min=settings.buffer_flush_interval,
@@ -289,7 +289,6 @@ class _House:
             books=cells.books,
             client=self.client,
             device_id=settings.edge_device_id,
-            stream_id=self.store.stream_id,
             retries_max=settings.max_retries,
             retry_multiplier=settings.retry_backoff_multiplier,
             rng=self.world.rng,
@@ -310,6 +309,16 @@ class _House:
 def _start(nursery: trio.Nursery, actor: Callable[P, Awaitable[None]], /, *channels: P.args, **knobs: P.kwargs) -> None:
     """Start an actor under the name of its file."""
     nursery.start_soon(partial(actor, *channels, **knobs), name=actor.__module__.rpartition(".")[2])
+
+
+async def _open_disk(settings: Settings, world: Ports) -> Disk:
+    """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
+    disk = Disk(None, partial(Store.open, settings.edge_device_id, _store_options(settings, world)), world.lane())
+    try:
+        await disk.open()
+    except DiskTrouble as exc:
+        log.error("disk_trouble", error=str(exc), then="memory takes the predictions")  # noqa: TRY400
+    return disk
 
 
 def _client(settings: Settings, world: Ports) -> CloudClient:

@@ -34,7 +34,6 @@ async def run(
     books: AsyncValue[Books],
     client: CloudClient,
     device_id: str,
-    stream_id: str,
     retries_max: int,
     retry_multiplier: float,
     rng: random.Random,
@@ -58,7 +57,6 @@ async def run(
             books=books,
             client=client,
             device_id=device_id,
-            stream_id=stream_id,
             retries_max=retries_max,
             backoff=partial(backoff_s, multiplier=retry_multiplier, rng=rng, max_s=RETRY_PAUSE_MAX_S),
             now=now,
@@ -81,7 +79,6 @@ class _Uplink:
     books: AsyncValue[Books]
     client: CloudClient
     device_id: str
-    stream_id: str
     retries_max: int
     backoff: Callable[[int], float]
     now: Callable[[], float]
@@ -103,6 +100,8 @@ class _Uplink:
         for attempt in itertools.count():
             if not (self.link.value.usable or self.stopping.is_set()):
                 break
+            if attempt:
+                self._count(retried=1)
             settlement = await self._offer(left, losses, Lane.LIVE)
             left, losses = settlement.left, settlement.losses_left
             error = settlement.left_error or error
@@ -113,7 +112,6 @@ class _Uplink:
             await self._pause(self.backoff(attempt))
             if self.stopping.is_set():
                 break
-            self._count(retried=1)
         await self._release(left, error)
 
     async def _pause(self, seconds: float) -> None:
@@ -168,7 +166,7 @@ class _Uplink:
         """One POST and what it means."""
         body = frame_batch(
             self.device_id,
-            self.stream_id,
+            self.books.value.stream_id,
             [record.payload for record in piece.records],
             sent_at=self.now(),
             pending=self.books.value.pending,

@@ -118,7 +118,7 @@ class World:
 
         async def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
             if life in self.dead:
-                if function.__name__ == "close":
+                if getattr(function, "__name__", "") == "close":
                     return function(*args, **kwargs)  # the process is gone, and with it its handles
                 await trio.sleep_forever()
             await trio.sleep(rng.expovariate(500))

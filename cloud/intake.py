@@ -67,8 +67,6 @@ def open_batch(body: bytes, encoding: str, received_at: float) -> Batch:
 def _open_envelope(plain: bytes) -> wire.Envelope:
     try:
         return wire.open_envelope(plain)
-    except RecursionError as exc:
-        raise BodyMalformed("body: nested too deeply") from exc
     except wire.WireError as exc:
         failed = EnvelopeInvalid if isinstance(exc.__cause__, msgspec.ValidationError) else BodyMalformed
         raise failed(_cut(str(exc))) from exc

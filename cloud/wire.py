@@ -166,9 +166,13 @@ def frame_batch(
     late: bool = False,
     losses: Sequence[Loss] = (),
 ) -> bytes:
-    """The body of one POST around payloads as they are stored: nothing is decoded or encoded again."""
+    """The body of one POST around payloads as they are stored: nothing is decoded or encoded again.
+
+    An empty `stream_id` says that there is none yet (no disk, so no numbers): the cloud then promises at-least-once.
+    """
+    stream = {"stream_id": stream_id} if stream_id else {}
     head = _encoder.encode(
-        {"edge_device_id": device_id, "stream_id": stream_id, "sent_at": sent_at, "pending": pending, "late": late}
+        {"edge_device_id": device_id, **stream, "sent_at": sent_at, "pending": pending, "late": late}
     )
     tail = b',"losses":' + _encoder.encode(losses) if losses else b""
     return b"".join((head[:-1], b',"predictions":[', b",".join(payloads), b"]", tail, b"}"))
@@ -245,6 +249,8 @@ def _inflate_gzip(body: bytes, size_max: int) -> bytes:
 
 def _explain(error: Exception) -> str:
     """msgspec's message with the path first: `detections[0].confidence: Expected `float` <= 1.0`."""
+    if isinstance(error, RecursionError):
+        return "body: nested too deep"
     text, found, path = str(error).rpartition(" - at `$")
     if not found:
         return f"body: {error}"

@@ -2,8 +2,8 @@
 
 The table is the users' contract: they read it with `sqlite3`, `sqlite-utils` or Datasette. SQLite runs in WAL mode with
 `synchronous=NORMAL`: a power cut may take its last commits, never its integrity, and the journal still has the rows
-(`store.py` holds the rules of the two together). Where the journal is switched off, `durable_commits` makes every
-commit an fsync instead.
+(`store.py` holds the rules of the two together). While the journal is out of service, `durable=True` makes an insert an
+fsync instead.
 """
 
 import sqlite3
@@ -103,7 +103,7 @@ class Buffer:
     Every method may raise `BufferDamaged` or `BufferUnwritable` (`sqlite.py`); what it began is then rolled back.
     """
 
-    def __init__(self, path: Path, *, durable_commits: bool) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         # The worker thread changes from call to call; the lane in front of this object lets only one in at a time.
@@ -115,7 +115,7 @@ class Buffer:
                 path.chmod(0o600)
                 self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable_commits else 'NORMAL'}")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
                 # Checkpoints are the store's to time: they are what lets a segment of the journal go.
                 self._connection.execute("PRAGMA wal_autocheckpoint = 0")
                 self._migrate()
@@ -170,11 +170,14 @@ class Buffer:
             ).fetchone()
         return None if row is None else float(row[0])
 
-    def insert(self, rows: Sequence[Row], *, last_seq: int, unwritten_sent: int = 0) -> int:
+    def insert(self, rows: Sequence[Row], *, last_seq: int, unwritten_sent: int = 0, durable: bool = False) -> int:
         """Put rows in, skipping numbers that are there already; says how many were new.
 
-        `unwritten_sent` counts predictions that were confirmed before they got here and that nobody wants kept.
+        `unwritten_sent` counts predictions that were confirmed before they got here and that nobody wants kept. With
+        `durable` this commit, and all before it, are synced when the call returns.
         """
+        with named_errors():
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction() as connection:
             added = connection.executemany(
                 "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"

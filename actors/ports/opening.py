@@ -5,7 +5,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -68,6 +68,8 @@ class Salvage:
     stream_id: str | None = None
     last_seq: int = 0
     rows: tuple[Row, ...] = ()
+    losses: tuple[tuple[int, int, str, float], ...] = ()
+    """Tombstones that the cloud has not confirmed: (from, to, reason, time)."""
 
 
 def new_stream_id(now: float) -> str:
@@ -98,37 +100,68 @@ def lock(path: Path) -> int:
 
 
 def damage_marker(db_path: Path) -> Path:
-    """The file that says that the next start must set the database aside."""
+    """The file that says that the database must be replaced. Its lines name the ones that were set aside for it."""
     return db_path.with_name(db_path.name + ".damaged")
 
 
 def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
-    """The buffer, after setting aside one that is damaged and saving what can be read of it."""
+    """The buffer; if it is damaged, a new one, and what could be read of the old one, for `fill`.
+
+    The marker stays until `fill` has ended: a start that is cut short in between is repeated, from all that was set
+    aside for it.
+    """
     marker = damage_marker(options.db_path)
-    reason = "marked as damaged by the last session" if marker.exists() else ""
-    if not reason:
+    reason = "found damaged while running"
+    if not marker.exists():
         try:
-            return Buffer(options.db_path, durable_commits=not options.journal), Salvage()
+            return Buffer(options.db_path), Salvage()
         except BufferDamaged as exc:
             reason = str(exc)
-    aside = options.db_path.with_name(f"{options.db_path.name}.corrupt-{int(options.now())}")
+    names = marker.read_text().split() if marker.exists() else []
+    names.append(f"{options.db_path.name}.corrupt-{int(options.now())}-{len(names)}")
+    marker.write_text("\n".join(names))
+    aside = options.db_path.with_name(names[-1])
     for end in ("-wal", "-shm", ""):
         file = options.db_path.with_name(options.db_path.name + end)
         if file.exists():
             file.rename(aside.with_name(aside.name + end))
-    marker.unlink(missing_ok=True)
-    salvage = _read_what_reads(aside) if aside.exists() else Salvage()
-    buffer = Buffer(options.db_path, durable_commits=not options.journal)
-    return buffer, attrs.evolve(salvage, aside=f"{aside} ({reason})")
+    paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
+    return Buffer(options.db_path), _merge([_read_what_reads(path) for path in paths], f"{aside} ({reason})")
+
+
+def _merge(found: Sequence[Salvage], aside: str) -> Salvage:
+    """One salvage of several attempts; the first one that knows a row has it nearest to the truth."""
+    return Salvage(
+        aside,
+        stream_id=next((one.stream_id for one in found if one.stream_id), None),
+        last_seq=max((one.last_seq for one in found), default=0),
+        rows=tuple(row for one in found for row in one.rows),
+        losses=tuple(loss for one in found for loss in one.losses),
+    )
+
+
+def fill(buffer: Buffer, salvage: Salvage, options: StoreOptions, stream_id: str, device_id: str) -> None:
+    """Give a new buffer its stream, and what was saved of the ones before it."""
+    buffer.begin_stream(stream_id, device_id, options.now())
+    buffer.insert(salvage.rows, last_seq=salvage.last_seq)
+    for first, last, reason, lost_at in salvage.losses:
+        buffer.bury([(first, last)], reason, lost_at, last_seq=last)
+    buffer.checkpoint()
+    damage_marker(options.db_path).unlink(missing_ok=True)
 
 
 def _read_what_reads(path: Path) -> Salvage:
     """Rows that are still owed to the cloud, from both ends of the table up to the first page that does not read."""
     stream_id, last_seq = None, 0
     rows: dict[int, Row] = {}
+    losses: list[tuple[int, int, str, float]] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
         with contextlib.suppress(sqlite3.DatabaseError):
             stream_id, last_seq = connection.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
+        with contextlib.suppress(sqlite3.DatabaseError):
+            losses = connection.execute(
+                "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
+            ).fetchall()
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for seq, payload, *rest in connection.execute(
@@ -140,7 +173,7 @@ def _read_what_reads(path: Path) -> Salvage:
                     last_seq = max(last_seq, seq)
                     rows[seq] = Row(seq, payload, *rest)
     owed = tuple(row for _, row in sorted(rows.items()) if row.status in ("pending", "failed") and _whole(row))
-    return Salvage(stream_id=stream_id, last_seq=last_seq, rows=owed)
+    return Salvage(stream_id=stream_id, last_seq=last_seq, rows=owed, losses=tuple(losses))
 
 
 def _whole(row: Row) -> bool:

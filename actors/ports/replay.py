@@ -61,7 +61,7 @@ def replay(
             quarantine.take_whole(seen.path)
             continue
         ours.append(seen)
-        rows = [_row(seq, payload, now) for seq, payload in seen.records]
+        rows = rows_of(seen, now)
         for start in range(0, len(rows), INSERT_RECORDS):
             saved += buffer.insert(rows[start : start + INSERT_RECORDS], last_seq=seen.last_seq)
     last_seq = max([buffer.totals().last_seq, *(seen.last_seq for seen in ours)])
@@ -107,6 +107,11 @@ class _Quarantine:
         path.rename(self.folder / f"{path.name}.other-stream")
         self.taken += size
         self.holds += size
+
+
+def rows_of(seen: Scan, now: float) -> list[Row]:
+    """The rows that a segment's good lines make, all pending."""
+    return [_row(seq, payload, now) for seq, payload in seen.records]
 
 
 def _row(seq: int, payload: bytes, now: float) -> Row:

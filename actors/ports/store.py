@@ -6,7 +6,9 @@
 3. Rows move to SQLite in larger strokes. One that was confirmed by then is written once, as sent (or not at all with
    `cleanup_days=0`).
 4. Losing a 'sent' mark is harmless, since the cloud knows the number; losing an accepted row is not.
-5. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
+5. While the journal can't be written, a group is committed in SQLite, with an fsync of its own. A database that turns
+   out to be damaged is set aside while running, and a new one is filled from what reads of it and from the journal.
+6. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
 """
 
 import os
@@ -18,12 +20,14 @@ from actors.messages import Books, Entry, Fate, Outcome, Stored
 from actors.ports import journal as segments
 from actors.ports.buffer import Buffer, Row
 from actors.ports.journal import Header, Journal, JournalError, orphans, scan
-from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, lock, open_buffer
-from actors.ports.replay import Recovered, Replayed, replay
+from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, fill, lock, open_buffer
+from actors.ports.replay import Recovered, Replayed, replay, rows_of
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from cloud.wire import LOSSES_MAX, Loss, number_payload
 
 FLUSH_RECORDS = 1_000
+HELD_MAX = 20_000
+"""Rows that may wait in memory for a SQLite that takes none (another process holds its lock, say)."""
 FLUSH_AGE_S = 15.0
 """Longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
 STROKE_ROWS = 512
@@ -49,11 +53,17 @@ class Store:
     def __init__(self, buffer: Buffer, *, lock_fd: int, stream_id: str, device_id: str, options: StoreOptions) -> None:
         self.stream_id = stream_id
         self.recovered = Recovered()
+        self.needs_rebuild = False
+        """Whether the database was found damaged and could not be replaced yet."""
         self._buffer = buffer
+        self._device_id = device_id
         self._lock_fd = lock_fd
         self._options = options
         self._held: dict[int, Row] = {}
         self._held_since = 0.0
+        self.journal_trouble = ""
+        """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
+        self._try_journal = False
         self._quarantine_bytes = 0
         self._cleaned_at = 0.0
         session_id = f"{int(options.now() * 1000):012x}{secrets.token_hex(2)}"
@@ -90,8 +100,7 @@ class Store:
                 headers = [seen.header.stream_id for seen in found if seen.header]
                 known = [salvage.stream_id] if salvage.stream_id else headers[-1:]
                 stream_id = known[0] if known else options.new_id(options.now())
-                buffer.begin_stream(stream_id, device_id, options.now())
-                buffer.insert(salvage.rows, last_seq=salvage.last_seq)
+                fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
             store._begin(replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside))
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
@@ -141,22 +150,40 @@ class Store:
             Row(record.seq, record.payload, entry.image_id, entry.timestamp, now)
             for record, entry in zip(stored, entries, strict=True)
         ]
-        try:
-            if self._options.journal:
-                self._journal.append(first_seq, [record.payload for record in stored])
-            else:
-                self._buffer.insert(rows, last_seq=stored[-1].seq)
-        except (JournalError, BufferUnwritable) as exc:
-            raise DiskTrouble(str(exc)) from exc
+        if not (self._options.journal and self._append(first_seq, rows)):
+            self._insert_durably(rows)
         self._next_seq += len(stored)
         self._pending += len(stored)
-        if self._options.journal:
-            if not self._held:
-                self._held_since = now
-            self._held.update((row.seq, row) for row in rows)
-            if len(self._held) >= FLUSH_RECORDS:
-                self._flush_if_writable()
+        if len(self._held) >= FLUSH_RECORDS:
+            self._flush_if_writable()
         return stored
+
+    def _append(self, first_seq: int, rows: Sequence[Row]) -> bool:
+        """Commit in the journal; False where it can't be written, and from then on until the next `tidy`."""
+        if self.journal_trouble and not self._try_journal:
+            return False
+        self._try_journal = False
+        if len(self._held) >= HELD_MAX:
+            self.journal_trouble = "SQLite takes no rows, and the journal alone must not grow without bound"
+            return False
+        try:
+            self._journal.append(first_seq, [row.payload for row in rows])
+        except JournalError as exc:
+            self.journal_trouble = str(exc)
+            return False
+        self.journal_trouble = ""
+        if not self._held:
+            self._held_since = self._options.now()
+        self._held.update((row.seq, row) for row in rows)
+        return True
+
+    def _insert_durably(self, rows: Sequence[Row]) -> None:
+        """Commit in SQLite, fsynced; what the journal alone holds goes with it."""
+        try:
+            self._flush()
+            self._buffer.insert(rows, last_seq=rows[-1].seq, durable=True)
+        except BufferUnwritable as exc:
+            raise DiskTrouble(f"{exc}; {self.journal_trouble}".rstrip("; ")) from exc
 
     # --- deliver
 
@@ -230,6 +257,7 @@ class Store:
         `DiskTrouble` where the disk does not let it.
         """
         now = self._options.now()
+        self._try_journal = True
         try:
             if self._held and now - self._held_since >= FLUSH_AGE_S:
                 self._flush()
@@ -277,6 +305,8 @@ class Store:
             self._flush()
         except BufferUnwritable:
             self._held_since = self._options.now()
+        except BufferDamaged:
+            self.needs_rebuild = True
 
     def _flush(self) -> None:
         """Move what the journal alone holds into SQLite, in one transaction."""
@@ -314,6 +344,28 @@ class Store:
             recovered=self.recovered.predictions,
         )
 
+    def rebuild(self) -> None:
+        """Set a damaged database aside while running; the new one gets what reads of it, and what the journal holds.
+
+        A row whose 'sent' mark was lost with it is sent again, and the cloud knows its number. `DiskTrouble` where not
+        even that works now: call it again before anything else (`needs_rebuild`); a restart would do the same.
+        """
+        self.needs_rebuild = True
+        self._buffer.close()
+        try:
+            damage_marker(self._options.db_path).touch()
+            self._buffer, salvage = open_buffer(self._options)
+            fill(self._buffer, salvage, self._options, self.stream_id, self._device_id)
+            for path in orphans(self._options.journal_folder):
+                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._held]
+                self._buffer.insert(rows, last_seq=self.last_seq)
+            self._flush()
+            self._failed = self._buffer.count("failed")
+            self._pending = self._buffer.count("pending")
+        except (OSError, BufferDamaged, BufferUnwritable) as exc:
+            raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
+        self.needs_rebuild = False
+
     def close(self) -> None:
         """Bring everything into SQLite, sync it, and remove the segments: the next start has nothing to replay.
 
@@ -322,15 +374,13 @@ class Store:
         try:
             self._journal.rotate()
             self._retire(truncate=True)
-        except (BufferUnwritable, BufferDamaged, OSError):
+        except (BufferUnwritable, OSError):
             return
+        except BufferDamaged:
+            damage_marker(self._options.db_path).touch()
         finally:
             self._buffer.close()
             os.close(self._lock_fd)
-
-    def condemn(self) -> None:
-        """Mark the database as damaged, so that the next start sets it aside and saves what can be read."""
-        damage_marker(self._options.db_path).touch()
 
 
 def _boot_id() -> str:

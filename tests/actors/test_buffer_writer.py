@@ -1,5 +1,6 @@
 """buffer_writer: nothing leaves before it is durable, nothing is in flight twice, nothing waits for the network."""
 
+import sqlite3
 from functools import partial
 from pathlib import Path
 
@@ -11,17 +12,31 @@ from trio_util import AsyncValue
 
 from actors import buffer_writer
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Reply, Stored
-from actors.ports.lane import run_inline
-from actors.ports.opening import StoreOptions
+from actors.ports.disk import Disk
+from actors.ports.opening import DiskTrouble, StoreOptions
 from actors.ports.store import Store
 from actors.settings import WhenFull
+from actors.tail import TAIL_MAX
+
+
+@attrs.define
+class Lane:
+    """The way to the disk, as a switch."""
+
+    broken: bool = False
+
+    async def __call__(self, function, /, *args, **kwargs):
+        await trio.lowlevel.checkpoint()
+        if self.broken and getattr(function, "__name__", "") != "close":
+            raise DiskTrouble("Read-only file system")
+        return function(*args, **kwargs)
 
 
 @attrs.define
 class Writer:
     """The actor with a test at the other end of each of its channels."""
 
-    store: Store
+    disk: Disk
     books: AsyncValue[Books]
     accepts: trio.MemorySendChannel[Accept]
     control: trio.MemorySendChannel[PageRequest | Outcome]
@@ -37,6 +52,11 @@ class Writer:
         reply = Reply[Page]()
         await self.control.send(PageRequest(after, records_max, 1 << 20, reply))
         return await reply.wait()
+
+    @property
+    def store(self) -> Store:
+        assert self.disk.store
+        return self.disk.store
 
     def stop(self) -> None:
         self.accepts.close()
@@ -70,19 +90,20 @@ def start(
     capacity_bytes: int = 64 << 20,
     group_min: int = 1,
     group_wait_s: float = 0.1,
+    lane: Lane | None = None,
+    opened: bool = True,
 ) -> Writer:
-    store = Store.open(
-        "cam",
-        StoreOptions(
-            db_path=folder / "buffer.db",
-            capacity_bytes=capacity_bytes,
-            cleanup_days=7,
-            journal=True,
-            now=lambda: 1_000.0 + trio.current_time(),
-            new_id=lambda _: "stream",
-            sync=sync or Syncs(),
-        ),
+    options = StoreOptions(
+        db_path=folder / "buffer.db",
+        capacity_bytes=capacity_bytes,
+        cleanup_days=7,
+        journal=True,
+        now=lambda: 1_000.0 + trio.current_time(),
+        new_id=lambda _: "stream",
+        sync=sync or Syncs(),
     )
+    open_store = partial(Store.open, "cam", options)
+    disk = Disk(open_store() if opened else None, open_store, lane or Lane())
     accepts_in, accepts = trio.open_memory_channel[Accept](64)
     control_in, control = trio.open_memory_channel[PageRequest | Outcome](64)
     stored, stored_out = trio.open_memory_channel[Stored](live)
@@ -95,15 +116,14 @@ def start(
             control,
             stored,
             nudges,
-            store=store,
-            run_sync=run_inline,
+            disk=disk,
             books=books,
             when_full=when_full,
             group_min=group_min,
             group_wait_s=group_wait_s,
         )
     )
-    return Writer(store, books, accepts_in, control_in, stored_out, nudges_out)
+    return Writer(disk, books, accepts_in, control_in, stored_out, nudges_out)
 
 
 async def test_receipt_comes_after_the_sync_and_carries_the_number(folder, autojump_clock):
@@ -131,27 +151,151 @@ async def test_what_waits_shares_one_sync(folder, autojump_clock):
         writer.stop()
 
 
-async def test_nothing_is_handed_on_while_the_disk_refuses(folder, autojump_clock):
-    """A number goes nowhere before its line is on the disk; when the disk comes back, the caller gets its receipt."""
+async def test_journal_that_cannot_be_written_leaves_the_commits_to_sqlite(folder, autojump_clock):
+    """Receipts stay durable, the state is shown, and the journal takes over again by itself."""
     sync = Syncs()
     async with trio.open_nursery() as nursery:
         writer = start(nursery, folder, sync=sync)
         sync.broken = True
-        receipts: list[Receipt] = []
-
-        async def caller():
-            receipts.extend(await writer.log(body()))
-
-        nursery.start_soon(caller)
-        await trio.sleep(10)
-        assert receipts == []
-        assert "No space left" in writer.books.value.trouble
-        with pytest.raises(trio.WouldBlock):
-            writer.stored.receive_nowait()
+        assert await writer.log(body()) == (Receipt("stream", 1, durable=True),)
+        assert (await writer.stored.receive()).seq == 1
+        assert "No space left" in writer.books.value.degraded
+        with sqlite3.connect(folder / "buffer.db") as connection:
+            assert connection.execute("SELECT id FROM prediction_buffer").fetchall() == [(1,)]
+        connection.close()
         sync.broken = False
         await trio.sleep(1.5)
-        assert receipts == [Receipt("stream", 1, durable=True)]
+        assert await writer.log(body()) == (Receipt("stream", 2, durable=True),)
+        assert writer.books.value.degraded == ""
+        assert len(list((folder / "buffer-journal").iterdir())) == 1
+        writer.stop()
+
+
+async def test_without_any_disk_memory_delivers_live_and_says_that_it_is_not_durable(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane)
+        await writer.log(body())
+        lane.broken = True
+        began = trio.current_time()
+        receipts = await writer.log(body(1), body(2), body(3))
+        assert trio.current_time() == began, "vision does not wait for a dead disk"
+        assert receipts == (Receipt("stream", None, durable=False),) * 3
+        assert writer.books.value.in_memory == 3
+        assert "Read-only" in writer.books.value.trouble
+        live = [writer.stored.receive_nowait() for _ in range(4)]
+        assert [record.payload for record in live[1:]] == [body(1), body(2), body(3)], "no number without a disk"
+        await writer.control.send(Outcome(Fate.SENT, (live[1].seq,)))
+        await writer.control.send(Outcome(Fate.RELEASED, (live[2].seq, live[3].seq), "timed out"))
+        page = await writer.page()
+        assert [record.payload for record in page.records] == [body(2), body(3)]
+        await writer.control.send(Outcome(Fate.RELEASED, tuple(record.seq for record in page.records)))
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert writer.books.value.in_memory == 0
         assert writer.books.value.trouble == ""
+        assert [record.seq for record in (writer.stored.receive_nowait(), writer.stored.receive_nowait())] == [2, 3]
+        assert (await writer.log(body())) == (Receipt("stream", 4, durable=True),)
+        writer.stop()
+
+
+async def test_outcomes_told_to_a_dead_disk_are_written_when_it_comes_back(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane)
+        await writer.log(body(), body())
+        lane.broken = True
+        await writer.control.send(Outcome(Fate.SENT, (1, 2)))
+        await trio.sleep(5)
+        assert writer.books.value.pending == 2
+        assert (await writer.page()).records == (), "still in flight: nothing goes out twice"
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert writer.books.value.pending == 0
+        assert writer.books.value.in_flight == 0
+        writer.stop()
+
+
+@pytest.mark.parametrize(("when_full", "kept"), [(WhenFull.DROP_OLDEST, "newest"), (WhenFull.DROP_NEWEST, "oldest")])
+async def test_memory_is_bounded_by_the_same_policy(folder, autojump_clock, when_full, kept):
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0, when_full=when_full)
+        for number in range(TAIL_MAX + 10):
+            (last,) = await writer.log(body(number))
+        assert writer.books.value.in_memory == TAIL_MAX
+        assert writer.books.value.turned_away == 10
+        assert last.accepted is (kept == "newest")
+        first = (await writer.page(records_max=1)).records[0]
+        assert first.payload == (body(10) if kept == "newest" else body(0))
+        lane.broken = False
+        writer.stop()
+
+
+async def test_full_memory_makes_block_wait(folder, autojump_clock):
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0)
+        await writer.log(*(body() for _ in range(TAIL_MAX)))
+        with trio.move_on_after(30) as patience:
+            await writer.log(body())
+        assert patience.cancelled_caught
+        lane.broken = False
+        await trio.sleep(3)
+        assert writer.books.value.pending == TAIL_MAX + 1
+        assert writer.books.value.in_memory == 0
+        writer.stop()
+
+
+async def test_device_starts_without_its_disk_and_opens_the_buffer_when_it_comes(folder, autojump_clock):
+    (folder / "buffer.db").write_bytes(b"")
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, opened=False)
+        assert await writer.log(body()) == (Receipt("", None, durable=False),)
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert await writer.log(body()) == (Receipt("stream", 1, durable=True),)
+        writer.stop()
+
+
+async def test_what_memory_alone_holds_is_saved_at_the_last_moment(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0)
+        await writer.log(body())
+        lane.broken = True
+        await writer.log(body())
+        lane.broken = False
+        writer.stop()
+    assert writer.store.last_seq == 2
+
+
+async def test_database_damaged_while_running_is_replaced_and_nothing_is_lost(folder, autojump_clock):
+    """The live stream goes on, what reads is saved, and the journal gives back what only it holds."""
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, live=0)
+        for _ in range(40):
+            await writer.log(*(body(number, 300) for number in range(50)))
+        await trio.sleep(20)
+        page = await writer.page(records_max=10)
+        await writer.control.send(Outcome(Fate.SENT, tuple(record.seq for record in page.records)))
+        writer.store._buffer.checkpoint(truncate=True)
+        writer.store._buffer._connection.execute("PRAGMA shrink_memory")
+        database = folder / "buffer.db"
+        with database.open("r+b") as file:
+            file.seek(40 * 4096)
+            file.write(b"\xa5" * 4096 * 60)
+        await writer.log(body())
+        await trio.sleep(20)
+        found: set[int] = set()
+        after = 0
+        while not (page := await writer.page(after, 500)).exhausted:
+            found.update(record.seq for record in page.records)
+            after = page.cursor
+        assert found >= set(range(11, 2002)), "all that was not delivered is still pending"
+        assert (await writer.log(body()))[0].seq == 2002
+        assert list(folder.glob("buffer.db.corrupt-*"))
         writer.stop()
 
 
@@ -272,7 +416,7 @@ async def test_stop_walks_down_and_leaves_a_clean_disk(folder, autojump_clock):
         writer.accepts.close()
         await wait_all_tasks_blocked()
         assert [record.seq async for record in writer.stored] == list(range(1, 11))
-        assert [nudge async for nudge in writer.nudges] == []
+        assert len([nudge async for nudge in writer.nudges]) <= 1, "the one of the start"
         await writer.control.send(Outcome(Fate.SENT, tuple(range(1, 8))))
         writer.control.close()
     assert list((folder / "buffer-journal").iterdir()) == []

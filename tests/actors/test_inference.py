@@ -131,14 +131,14 @@ class Rig:
         await self.ask.send(ImageRequest(image, reply, image_id))
         return await reply.wait()
 
-    async def write(self, *, durable: bool = True) -> None:
+    async def write(self, *, accepted: bool = True) -> None:
         """A buffer_writer that makes everything durable, one second after it came."""
         seq = 0
         async for accept in self.accepted:
             seq += 1
             if accept.reply is not None:
                 await trio.sleep(1)
-                accept.reply.put((Receipt("s", seq, durable),))
+                accept.reply.put((Receipt("s", seq if accepted else None, durable=accepted, accepted=accepted),))
 
 
 async def test_every_frame_of_a_finite_source_becomes_a_prediction_that_the_cloud_takes(autojump_clock, nursery):
@@ -179,11 +179,11 @@ async def test_after_the_last_file_the_actor_lives_on_for_requests_and_closes_on
     rig.stop()
 
 
-async def test_an_answer_does_not_claim_what_is_not_durable(autojump_clock, nursery):
+async def test_an_answer_does_not_claim_what_a_policy_turned_away(autojump_clock, nursery):
     rig = Rig()
     nursery.start_soon(rig.run)
     async with trio.open_nursery() as writing:
-        writing.start_soon(lambda: rig.write(durable=False))
+        writing.start_soon(lambda: rig.write(accepted=False))
         assert not (await rig.process(BLANK))["logged_to_cloud"]
         rig.stop()
 
@@ -432,7 +432,8 @@ def test_no_detection_is_no_defect():
     frame = Frame("belt/1", "belt", BLANK, 5.0)
     prediction = predict_of(frame, Sight((), 1.0), "m", "v")
     assert (prediction.defect_detected, prediction.confidence_scores) == (False, ())
-    assert result_of(prediction, [Receipt("s", None, True)])["logged_to_cloud"] is False
+    assert result_of(prediction, [Receipt("s", None, durable=False, accepted=False)])["logged_to_cloud"] is False
+    assert result_of(prediction, [Receipt("s", None, durable=False)])["logged_to_cloud"] is True, "memory delivers it"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class World:
         self.link = AsyncValue(Link(LinkState.UP))
         self.stopping = trio.Event()
         self.traffic = AsyncValue(Traffic())
-        self.books = AsyncValue(Books(pending=120))
+        self.books = AsyncValue(Books(stream_id="stream-1", pending=120))
         self.live, live_inbox = trio.open_memory_channel(100)
         self.backlog, backlog_inbox = trio.open_memory_channel(100)
         outcomes, self._outcomes = trio.open_memory_channel(math.inf)
@@ -89,7 +89,6 @@ class World:
             "books": self.books,
             "client": self.client,
             "device_id": "cam-1",
-            "stream_id": "stream-1",
             "retries_max": retries_max,
             "retry_multiplier": 2.0,
             "rng": random.Random(SEED),

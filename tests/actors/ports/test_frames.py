@@ -193,7 +193,7 @@ def test_the_samples_loop_for_ever_and_no_session_repeats_an_id():
     assert ids[0] == "samples/100.000-000001-surface-01.jpg"
     assert ids[12] == "samples/100.000-000013-surface-01.jpg"
     assert source.live
-    assert source.period_s == 1.0
+    assert source.period_s == 0.2
 
 
 # --- video and cameras
