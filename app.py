@@ -19,10 +19,10 @@ from actors.pipeline import Pipeline, open_pipeline
 from actors.ports import status_door
 from actors.ports.detector import DetectorError
 from actors.ports.frames import LibraryMissing, SourcesWrong
-from actors.ports.opening import DiskTrouble, StoreLocked
+from actors.ports.opening import StoreLocked, StoreMisplaced
 from actors.settings import FIELDS, Settings, SettingsError, describe, load_settings
 
-OPERATORS_MATTERS = (SettingsError, SourcesWrong, StoreLocked, DiskTrouble, DetectorError, LibraryMissing)
+OPERATORS_MATTERS = (SettingsError, SourcesWrong, StoreLocked, StoreMisplaced, DetectorError, LibraryMissing)
 """Errors that an operator can mend: they are told in a sentence, without a traceback, and end with exit code 2."""
 DEFAULT_CONFIG = Path("holdfast.toml")
 

@@ -205,6 +205,8 @@ class _Desk:
                 del self.unsettled[: len(told)]
                 for outcome in told:
                     self.in_flight.difference_update(outcome.seqs)
+                if any(outcome.fate is Fate.RELEASED for outcome in told):
+                    self.nudge()
 
     async def turn_page(self, request: PageRequest) -> None:
         """Answer with the next pending predictions that are not in flight, and claim them for the asker."""

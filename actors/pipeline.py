@@ -146,8 +146,9 @@ class Pipeline:
 async def open_pipeline(settings: Settings, ports: Ports | None = None) -> AsyncIterator[Pipeline]:
     """A device that runs for as long as the `async with` block, and stops within `SHUTDOWN_GRACE_SECONDS` after it.
 
-    Raises `StoreLocked` if another process has the buffer, and `SourcesWrong`. A
-    defect in an actor ends the block loudly, with an ExceptionGroup; everything accepted is on the disk even then.
+    Raises `StoreLocked` if another process has the buffer, `StoreMisplaced` if its path can't be one, and
+    `SourcesWrong`. A defect in an actor ends the block loudly, with an ExceptionGroup; everything accepted is on the
+    disk even then.
     """
     world = ports or Ports()
     sources = parse_sources(",".join(settings.sources), now=world.now) if world.sources is None else world.sources

@@ -104,7 +104,6 @@ class Buffer:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         # The worker thread changes from call to call; the lane in front of this object lets only one in at a time.
         self._connection = sqlite3.connect(

@@ -249,7 +249,7 @@ class Journal:
 
     def _begin(self, first_seq: int) -> None:
         """A new segment, its header written; the folder's own entry is synced so that the file can't vanish."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         header = self._describe(first_seq)
         self._path = self._folder / f"{first_seq:020d}-{header.session_id}{SUFFIX}"
         # A file of this name can only be one whose first group failed: nothing in it was acknowledged.
@@ -306,6 +306,14 @@ class Journal:
 def orphans(folder: Path) -> list[Path]:
     """The segments that lie in the folder, oldest numbers first."""
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+
+
+def make_folder(folder: Path) -> None:
+    """A private folder, with those above it where they are missing; each name made is synced, so that it stays."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Opening a store: one process at a time, and a database that can't be used is set aside, never in the way."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -12,14 +13,22 @@ import attrs
 import msgspec
 
 from actors.ports.buffer import Buffer, Row
+from actors.ports.journal import make_folder
 from actors.ports.sqlite import BufferDamaged
 
 RESERVE_BYTES = 1024 * 1024
 """Kept free below the capacity, so that a full buffer can still record an acknowledgement or a deletion."""
 
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.EFBIG)
+"""What the disk itself says; anything else speaks of the path."""
+
 
 class StoreLocked(Exception):
     """Another process has this buffer open."""
+
+
+class StoreMisplaced(Exception):
+    """BUFFER_DB_PATH names a place where no buffer can be: a mistake to mend, and no fault of the disk."""
 
 
 class DiskTrouble(Exception):
@@ -81,10 +90,12 @@ def new_stream_id(now: float) -> str:
 def lock(path: Path) -> int:
     """Take the store for this process; the lock goes with the process, however that ends."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise DiskTrouble(f"BUFFER_DB_PATH: {path}: {exc.strerror}; name a folder that this user may write") from exc
+        if exc.errno in _DISK_ERRNOS:
+            raise DiskTrouble(f"{path}: {exc.strerror}") from exc
+        raise StoreMisplaced(f"BUFFER_DB_PATH: {path}: {exc.strerror}; name a folder that this user may write") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:

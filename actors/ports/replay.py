@@ -7,7 +7,7 @@ import attrs
 import msgspec
 
 from actors.ports.buffer import Buffer, Row
-from actors.ports.journal import Scan, sync_folder
+from actors.ports.journal import Scan, make_folder, sync_folder
 from actors.ports.opening import StoreOptions
 
 INSERT_RECORDS = 1_000
@@ -94,7 +94,7 @@ class _Quarantine:
         data = b"".join(damage.data for damage in seen.damage) + seen.torn
         self.taken += len(data)
         if data and self.holds + len(data) <= SET_ASIDE_BYTES_MAX:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             path = self.folder / f"{seen.path.name}.bad"
             path.write_bytes(data)
             path.chmod(0o600)
@@ -102,7 +102,7 @@ class _Quarantine:
 
     def take_whole(self, path: Path) -> None:
         """Keep a whole segment that belongs to another stream."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.folder)
         size = path.stat().st_size
         path.rename(self.folder / f"{path.name}.other-stream")
         self.taken += size
