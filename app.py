@@ -11,12 +11,16 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NoReturn
 
+import attrs
 import click
 import structlog
 import trio
 
+from actors.audit import Finding, compare
 from actors.pipeline import Pipeline, open_pipeline
 from actors.ports import status_door
+from actors.ports.account import NoBooks, read_account
+from actors.ports.client import ApiKey, CloudClient, Unreachable
 from actors.ports.detector import DetectorError
 from actors.ports.frames import LibraryMissing, SourcesWrong
 from actors.ports.opening import StoreLocked, StoreMisplaced
@@ -87,6 +91,23 @@ def demo(*, keep: bool) -> None:
     sys.exit(trio.run(run_demo, keep))
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The finding as JSON.")
+@settings_options
+def audit(config: Path | None, *, as_json: bool, **flags: object) -> None:
+    """Compare the device's books with the cloud's, number by number.
+
+    Safe while the device runs. Exit code 0: nothing is missing; 1: something is; 2: it could not be compared.
+    """
+    settings = read(config, flags)
+    try:
+        finding = trio.run(find, settings)
+    except (NoBooks, Unreachable, ValueError) as exc:
+        fail(str(exc))
+    print(json.dumps(attrs.asdict(finding)) if as_json else f"{settings.edge_device_id}: {finding.sentence()}")
+    sys.exit(0 if finding.good else 1)
+
+
 @main.command("config")
 @settings_options
 def config_(config: Path | None, **flags: object) -> None:
@@ -102,6 +123,19 @@ def config_(config: Path | None, **flags: object) -> None:
 def version_() -> None:
     """Show the version."""
     print(version_of("holdfast"))
+
+
+async def find(settings: Settings) -> Finding:
+    """Ask the cloud, and hold its answer against the buffer. `NoBooks`, `Unreachable`, `ValueError`."""
+    account = read_account(settings.buffer_db_path, settings.edge_device_id)
+    key = ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file)
+    async with CloudClient(settings.cloud_logging_endpoint, timeout_s=settings.timeout_seconds, key=key) as client:
+        answer = await client.audit(account.device_id)
+    if answer.status == 404:
+        return compare(account, {})
+    if answer.status != 200:
+        raise ValueError(f"{settings.cloud_logging_endpoint}: the cloud answered {answer.status} to the audit")
+    return compare(account, json.loads(answer.body))
 
 
 async def run_device(settings: Settings) -> None:
@@ -146,7 +180,7 @@ def tell_start(settings: Settings, pipeline: Pipeline) -> None:
     if saved.predictions or saved.lost or saved.bytes_set_aside or saved.buffer_set_aside:
         log.info(
             "recovered",
-            summary=f"recovered {saved.predictions} predictions from {saved.sessions} sessions",
+            summary=f"recovered {saved.predictions} predictions from {saved.sessions} earlier session(s)",
             lost=saved.lost,
             bytes_set_aside=saved.bytes_set_aside,
             buffer_set_aside=saved.buffer_set_aside,

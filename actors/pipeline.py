@@ -175,7 +175,8 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
                         house.start_vision(nursery, requests, accepts_in.clone(), sources)
                         yield pipeline
                         pipeline.stop()
-                        grace_s = max(0.0, settings.shutdown_grace_seconds - FLUSH_RESERVE_S)
+                        grace_s = settings.shutdown_grace_seconds
+                        grace_s -= min(FLUSH_RESERVE_S, grace_s / 2)
                         scope.deadline = min(scope.deadline, trio.current_time() + grace_s)
                 watchers.cancel_scope.cancel()
         finally:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from actors.audit import Finding, compare
+from actors.ports.account import read_account
 from chaos.proxy import Mode, Proxy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,28 +81,6 @@ class Scene:
         return f"device: {self._device_row()} | cloud: {self.stored} stored"
 
 
-@attrs.frozen
-class Audit:
-    """Accepted by the device, number by number, against what the cloud has."""
-
-    accepted: int
-    """Numbers that the device has given out, each with a durable receipt."""
-    stored: int
-    duplicates_absorbed: int
-    """Sent again because an answer was lost, and recognised."""
-    waiting: int
-    """Still on the device's disk."""
-    missing: int
-    """Neither in the cloud nor waiting."""
-    unexplained: int
-    conflicts: int
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is missing."""
-        return self.accepted > 0 and not (self.waiting or self.missing or self.unexplained or self.conflicts)
-
-
 async def run_demo(keep: bool) -> int:
     """The whole play. Returns the exit code: 0 only if nothing is missing."""
     terminal = Console()
@@ -116,14 +95,14 @@ async def run_demo(keep: bool) -> int:
             print(f"error: {exc}\n{logs_of(home)}", file=sys.stderr)
             return 1
     show(audit, terminal)
-    return 0 if audit.good else 1
+    return 0 if audit.good and audit.accepted and not audit.waiting else 1
 
 
 class DemoFailed(Exception):
     """A process did not do its part in time; the text says which and what."""
 
 
-async def play(home: Path, scene: Scene, *, keep: bool) -> Audit:
+async def play(home: Path, scene: Scene, *, keep: bool) -> Finding:
     """Start, cut, kill, start again, heal, drain, stop, count."""
     async with running(
         home / "cloud.log", ["-m", "cloud", "--bind", "127.0.0.1:0", "--database", str(home / "cloud.db")]
@@ -158,7 +137,7 @@ async def play(home: Path, scene: Scene, *, keep: bool) -> Audit:
                 if keep:
                     await stay(scene)
                 scene.tell("stopping the device: the last batch is offered, everything is flushed")
-            audit = await compare(home, scene.cloud_url, client)
+            audit = await find(home, scene.cloud_url, client)
             nursery.cancel_scope.cancel()
     return audit
 
@@ -267,38 +246,20 @@ async def stay(scene: Scene) -> None:
             break
 
 
-async def compare(home: Path, cloud: str, client: httpx.AsyncClient) -> Audit:
-    """The device's books against the cloud's, number by number."""
-    with contextlib.closing(sqlite3.connect(home / "buffer.db")) as buffer:
-        stream_id, accepted = buffer.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
-        waiting = {seq for (seq,) in buffer.execute("SELECT id FROM prediction_buffer WHERE status = 'pending'")}
-    audit = (await client.get(f"{cloud}/devices/{DEVICE}/audit")).json()
-    stream = next(found for found in audit["streams"] if found["stream_id"] == stream_id)
-    gaps = [(gap["from_seq"], gap["to_seq"], gap["reason"]) for gap in stream["gaps"]]
-    if stream["last_seq"] < accepted:
-        gaps.append((stream["last_seq"] + 1, accepted, None))
-    absent = {seq: reason for first, last, reason in gaps for seq in range(first, last + 1) if seq not in waiting}
-    return Audit(
-        accepted=accepted,
-        stored=stream["stored"],
-        duplicates_absorbed=stream["duplicates"],
-        waiting=len(waiting),
-        missing=len(absent),
-        unexplained=sum(reason is None for reason in absent.values()),
-        conflicts=stream["conflicts"],
-    )
+async def find(home: Path, cloud: str, client: httpx.AsyncClient) -> Finding:
+    """The device's books against the cloud's, number by number: what `app.py audit` does."""
+    account = read_account(home / "buffer.db", DEVICE)
+    return compare(account, (await client.get(f"{cloud}/devices/{DEVICE}/audit")).json())
 
 
-def show(audit: Audit, terminal: Console) -> None:
+def show(finding: Finding, terminal: Console) -> None:
     """The proof, in numbers."""
     if terminal.is_terminal:
         table = Table(title="Audit: the device's books against the cloud's", show_header=False)
-        for name, value in attrs.asdict(audit).items():
-            table.add_row(name.replace("_", " "), str(value))
+        for name, value in attrs.asdict(finding).items():
+            table.add_row(name.replace("_", " "), str(value or 0))
         terminal.print(table)
-    else:
-        print("audit:", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in attrs.asdict(audit).items()))
-    print("nothing is missing" if audit.good else "SOMETHING IS MISSING", flush=True)
+    print(f"audit: {finding.sentence()}", flush=True)
 
 
 def recovered(home: Path) -> str:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 DEVICE = "simulated-device"
 EPOCH = 1_700_000_000.0
-FAULTS_S = 120.0
+FAULTS_S = 90.0
 """How long faults go on, in virtual seconds."""
 CONVERGE_S = 300.0
 """After the healing, everything accepted must be in the cloud within this."""

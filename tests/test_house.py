@@ -19,7 +19,7 @@ ROOT_FILES = ("app.py", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile
 TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", ".css")
 
 WIRING = ("actors/__init__.py", "actors/pipeline.py")
-SHARED = ("messages", "settings", "values", "backoff", "pacing", "verdict", "tail", "ports")
+SHARED = ("messages", "settings", "values", "backoff", "pacing", "verdict", "tail", "audit", "ports")
 """What an actor may import of its own house: types, settings, pure decisions, doors. Whatever else is an actor."""
 PORT_LIBRARIES = ("httpx", "httpcore", "sqlite3", "sqlite_utils", "cv2", "ultralytics", "onnxruntime", "numpy")
 CLOCKS = ("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.sleep", "datetime.datetime.now")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import attrs
 import httpx
@@ -144,21 +145,32 @@ class CloudClient:
         """The answer to `HEAD health`. `Unreachable` within `timeout_s`."""
         try:
             with trio.fail_after(timeout_s):
-                return await self._exchange("HEAD", self._health_url, b"", "identity")
+                return await self._exchange("HEAD", self._health_url)
         except trio.TooSlowError as exc:
             raise Unreachable(f"no answer within {timeout_s:g} s") from exc
+
+    async def audit(self, device_id: str) -> CloudAnswer:
+        """The answer to `GET devices/{device_id}/audit`. `Unreachable` within `timeout_s`."""
+        try:
+            with trio.fail_after(self._timeout_s):
+                return await self._exchange("GET", self._log_url.join(f"devices/{quote(device_id, safe='')}/audit"))
+        except trio.TooSlowError as exc:
+            raise Unreachable(f"no answer within {self._timeout_s:g} s") from exc
 
     async def _packed(self, body: bytes, encoding: wire.Encoding) -> bytes:
         if encoding == "identity" or len(body) <= INLINE_BYTES_MAX:
             return wire.compress(body, encoding)
         return await self._run_sync(wire.compress, body, encoding)
 
-    async def _exchange(self, method: str, url: httpx.URL, content: bytes, encoding: wire.Encoding) -> CloudAnswer:
+    async def _exchange(
+        self, method: str, url: httpx.URL, content: bytes = b"", encoding: wire.Encoding = "identity"
+    ) -> CloudAnswer:
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "holdfast"}
         if method == "POST":
             headers["content-type"] = "application/json"
             if encoding != "identity":
                 headers["content-encoding"] = encoding
+        if method != "HEAD":
             key = self._key.read() if self._key.file is None else await self._run_sync(self._key.read)
             if key:
                 headers["authorization"] = f"Bearer {key}"

@@ -50,8 +50,8 @@ class StoreOptions:
 
     @property
     def journal_folder(self) -> Path:
-        """Where the segments lie: beside the database, under its name, so that two buffers never share a folder."""
-        return self.db_path.with_name(self.db_path.stem + "-journal")
+        """Where the segments lie."""
+        return journal_folder(self.db_path)
 
     @property
     def quarantine_folder(self) -> Path:
@@ -79,6 +79,11 @@ class Salvage:
     rows: tuple[Row, ...] = ()
     losses: tuple[tuple[int, int, str, float], ...] = ()
     """Tombstones that the cloud has not confirmed: (from, to, reason, time)."""
+
+
+def journal_folder(db_path: Path) -> Path:
+    """The folder of the segments: beside the database, under its name, so that two buffers never share one."""
+    return db_path.with_name(db_path.stem + "-journal")
 
 
 def new_stream_id(now: float) -> str:

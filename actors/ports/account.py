@@ -1,0 +1,64 @@
+"""Read a device's books from its disk, also while the device runs; nothing is written."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import attrs
+
+from actors.ports.buffer import ranges
+from actors.ports.journal import orphans, scan
+from actors.ports.opening import journal_folder
+
+Span = tuple[int, int]
+"""A range of numbers, both ends included."""
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """What a device's disk says of its stream."""
+
+    device_id: str
+    stream_id: str
+    accepted: int
+    """The highest number given out; all from 1 on were."""
+    waiting: tuple[Span, ...]
+    """Pending, in the buffer or in the journal alone."""
+    quarantined: tuple[Span, ...]
+    given_up: tuple[tuple[int, int, str], ...]
+    """Tombstones: (from, to, reason)."""
+
+
+class NoBooks(Exception):
+    """There is no buffer to read at that place."""
+
+
+def read_account(db_path: Path, device_id: str) -> Account:
+    """The account of the buffer at `db_path`, with what still lies in the journal alone. `NoBooks`."""
+    # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
+    segments = [scan(path) for path in orphans(journal_folder(db_path))]
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True)) as connection:
+            stream_id, last_seq = connection.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
+            waiting, quarantined = (_islands(connection, status) for status in ("pending", "failed"))
+            given_up = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
+    except (sqlite3.Error, TypeError) as exc:
+        raise NoBooks(f"{db_path}: no buffer of a device can be read there ({exc})") from exc
+    in_journal = [seq for segment in segments for seq, _ in segment.records if seq > last_seq]
+    return Account(
+        device_id=device_id,
+        stream_id=stream_id,
+        accepted=max([last_seq, *in_journal]),
+        waiting=(*waiting, *ranges(in_journal)),
+        quarantined=tuple(quarantined),
+        given_up=tuple(given_up),
+    )
+
+
+def _islands(connection: sqlite3.Connection, status: str) -> list[tuple[int, int]]:
+    """The numbers of all rows in a status, as ranges: numbers that run on differ from their row number by the same."""
+    return connection.execute(
+        "SELECT min(id), max(id) FROM (SELECT id, id - row_number() OVER (ORDER BY id) AS island"
+        " FROM prediction_buffer WHERE status = ?) GROUP BY island ORDER BY 1",
+        (status,),
+    ).fetchall()

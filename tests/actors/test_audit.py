@@ -1,0 +1,106 @@
+"""The audit accounts for every accepted number, and says so when it can't."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.audit import compare, count, subtract
+from actors.messages import Entry, Fate, Outcome
+from actors.ports.account import Account, NoBooks, read_account
+from actors.ports.buffer import ranges
+from actors.ports.opening import StoreOptions
+from actors.ports.store import Store
+
+NUMBERS = st.sets(st.integers(1, 60))
+
+
+def numbers(spans):
+    return {seq for first, last in spans for seq in range(first, last + 1)}
+
+
+@given(NUMBERS, st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)), max_size=8))
+def test_subtract_against_sets(some, minus):
+    holes = [(first, first + more) for first, more in minus]
+    assert numbers(subtract(ranges(some), holes)) == some - numbers(holes)
+
+
+def account(accepted=10, waiting=(), quarantined=(), given_up=()):
+    return Account(
+        device_id="cam", stream_id="S", accepted=accepted, waiting=waiting, quarantined=quarantined, given_up=given_up
+    )
+
+
+def cloud(last_seq, *gaps, **more):
+    stream = {
+        "stream_id": "S",
+        "last_seq": last_seq,
+        "gaps": [{"from_seq": first, "to_seq": last, "reason": reason} for first, last, reason in gaps],
+        "gaps_total": len(gaps),
+        "duplicates": 0,
+        "conflicts": 0,
+    }
+    return {"streams": [{"stream_id": "other", "last_seq": 99}, stream | more]}
+
+
+def test_all_stored_is_good():
+    found = compare(account(), cloud(10, duplicates=3))
+    assert found.good
+    assert (found.stored, found.duplicates_absorbed, found.missing) == (10, 3, ())
+    assert found.sentence().endswith("nothing is missing")
+
+
+def test_every_place_where_a_number_can_be_is_counted_once():
+    books = account(20, waiting=((11, 20),), quarantined=((3, 3),), given_up=((5, 6, "evicted"),))
+    found = compare(books, cloud(10, (3, 3, None), (5, 6, None), (8, 8, "rejected: bbox")))
+    assert (found.stored, found.waiting, found.quarantined, found.given_up) == (6, 10, 1, 3)
+    assert found.good
+
+
+def test_a_number_that_nobody_has_is_missing_by_name():
+    found = compare(account(12, waiting=((12, 12),)), cloud(9, (4, 5, None)))
+    assert found.missing == ((4, 5), (10, 11))
+    assert not found.good
+    assert "missing are 4-5, 10-11" in found.sentence()
+
+
+def test_a_cloud_that_never_heard_of_the_device_misses_everything_that_does_not_wait():
+    assert compare(account(5, waiting=((1, 5),)), {}).good
+    assert compare(account(5, waiting=((2, 5),)), {}).missing == ((1, 1),)
+
+
+def test_a_conflict_is_not_good():
+    assert not compare(account(), cloud(10, conflicts=1)).good
+
+
+def test_a_list_of_gaps_that_was_cut_can_not_be_compared():
+    with pytest.raises(ValueError, match="1 of 5000 gaps"):
+        compare(account(), cloud(10, (2, 2, None), gaps_total=5000))
+
+
+def test_the_books_are_read_while_the_device_runs_with_what_only_the_journal_has(folder):
+    options = StoreOptions(
+        db_path=folder / "buffer.db",
+        capacity_bytes=64 << 20,
+        cleanup_days=7,
+        journal=True,
+        now=lambda: 1.0,
+        new_id=lambda _: "S",
+    )
+    store = Store.open("cam", options)
+    entry = Entry("f", 1.0, b'{"image_id":"f","timestamp":1.0}')
+    store.accept([entry] * 6)
+    store.pending(0, 10, 1 << 20)
+    store.settle([Outcome(Fate.SENT, (1, 2)), Outcome(Fate.QUARANTINED, (4,), "bad")])
+    store.accept([entry] * 3)
+    books = read_account(folder / "buffer.db", "cam")
+    assert (books.stream_id, books.accepted) == ("S", 9)
+    assert numbers(books.waiting) == {3, 5, 6, 7, 8, 9}
+    assert books.quarantined == ((4, 4),)
+    assert count(books.waiting) == 6
+    store.close()
+    assert numbers(read_account(folder / "buffer.db", "cam").waiting) == {3, 5, 6, 7, 8, 9}
+
+
+def test_no_buffer_is_told(folder):
+    with pytest.raises(NoBooks, match=r"nowhere\.db"):
+        read_account(folder / "nowhere.db", "cam")
