@@ -12,53 +12,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import attrs
+import google_crc32c
 import sqlite_utils
 
 from actors.messages import Stored
+from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from cloud.wire import Loss
 
 PAGE_RECORDS_MAX = 1_000
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
-
-MIGRATIONS = (
-    """
-    CREATE TABLE prediction_buffer (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        prediction_data TEXT NOT NULL,
-        image_id TEXT NOT NULL,
-        timestamp REAL NOT NULL,
-        buffered_at REAL NOT NULL,
-        sent_at REAL,
-        status TEXT DEFAULT 'pending',
-        retry_count INTEGER DEFAULT 0,
-        last_error TEXT
-    );
-    CREATE INDEX prediction_buffer_pending ON prediction_buffer (id) WHERE status = 'pending';
-    CREATE INDEX prediction_buffer_failed ON prediction_buffer (id) WHERE status = 'failed';
-    CREATE TABLE buffer_metadata (
-        only INTEGER PRIMARY KEY CHECK (only = 1),
-        stream_id TEXT NOT NULL,
-        device_id TEXT NOT NULL,
-        created_at REAL NOT NULL,
-        last_seq INTEGER NOT NULL DEFAULT 0,
-        total_buffered INTEGER NOT NULL DEFAULT 0,
-        total_sent INTEGER NOT NULL DEFAULT 0,
-        total_failed INTEGER NOT NULL DEFAULT 0,
-        total_evicted INTEGER NOT NULL DEFAULT 0,
-        last_cleanup REAL
-    );
-    CREATE TABLE buffer_losses (
-        from_seq INTEGER PRIMARY KEY,
-        to_seq INTEGER NOT NULL,
-        reason TEXT NOT NULL,
-        lost_at REAL NOT NULL,
-        confirmed_at REAL
-    );
-    """,
-)
-"""Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited."""
 
 
 @attrs.define
@@ -124,8 +88,8 @@ class Buffer:
 
     def _migrate(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise BufferDamaged(f"{self.path}: its format {version} is newer than {len(MIGRATIONS)}, which this reads")
+        if not 0 <= version <= len(MIGRATIONS):
+            raise BufferDamaged(f"{self.path}: its format is {version}; this reads up to {len(MIGRATIONS)}")
         database = sqlite_utils.Database(self._connection)
         for number in range(version, len(MIGRATIONS)):
             database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
@@ -133,15 +97,20 @@ class Buffer:
     def stream(self) -> str | None:
         """The stream that this buffer is the life of; None in a new one."""
         with named_errors():
-            row = self._connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()
-        return None if row is None else str(row[0])
+            row = self._connection.execute("SELECT stream_id, stream_crc32c FROM buffer_metadata").fetchone()
+        if row is None:
+            return None
+        if not is_stream(*row):
+            raise BufferDamaged(f"{self.path}: the stream's name is damaged: {row[0]!r}")
+        return str(row[0])
 
     def begin_stream(self, stream_id: str, device_id: str, now: float) -> None:
         """Give a new buffer its stream."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO buffer_metadata (only, stream_id, device_id, created_at) VALUES (1, ?, ?, ?)",
-                (stream_id, device_id, now),
+                "INSERT INTO buffer_metadata (only, stream_id, stream_crc32c, device_id, created_at)"
+                " VALUES (1, ?, ?, ?, ?)",
+                (stream_id, google_crc32c.value(stream_id.encode()), device_id, now),
             )
 
     def totals(self) -> Totals:
@@ -150,7 +119,19 @@ class Buffer:
             row = self._connection.execute(
                 "SELECT last_seq, total_buffered, total_sent, total_failed, total_evicted FROM buffer_metadata"
             ).fetchone()
+        if row is None or not all(isinstance(number, int) for number in row):
+            raise BufferDamaged(f"{self.path}: buffer_metadata can't be read: {row}")
         return Totals(*row)
+
+    def highest_seq(self) -> int:
+        """The highest number that anything in here speaks of; SQLite has no checksums, so one witness is not enough."""
+        with named_errors():
+            witnesses = self._connection.execute(
+                "SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM prediction_buffer"
+                " UNION ALL SELECT max(to_seq) FROM buffer_losses"
+                " UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'"
+            ).fetchall()
+        return max((seq for (seq,) in witnesses if isinstance(seq, int)), default=0)
 
     def count(self, status: str) -> int:
         """How many rows are 'pending' or 'failed' (both have an index for it)."""
@@ -290,17 +271,27 @@ class Buffer:
                 _bury(connection, first, last, reason, now)
             connection.execute("UPDATE buffer_metadata SET last_seq = max(last_seq, ?)", (last_seq,))
 
+    def keep_buried(self) -> int:
+        """Delete pending rows whose numbers have a tombstone: a replay may have dug them up again."""
+        with self._transaction() as connection:
+            return sum(
+                connection.execute(
+                    "DELETE FROM prediction_buffer WHERE status = 'pending' AND id BETWEEN ? AND ?", grave
+                ).rowcount
+                for grave in connection.execute("SELECT from_seq, to_seq FROM buffer_losses").fetchall()
+            )
+
     def losses(self, count_max: int) -> list[Loss]:
         """Tombstones that the cloud has not confirmed yet."""
         with named_errors():
-            return [
-                Loss(*row)
-                for row in self._connection.execute(
-                    "SELECT from_seq, to_seq, reason FROM buffer_losses WHERE confirmed_at IS NULL"
-                    " ORDER BY from_seq LIMIT ?",
-                    (count_max,),
-                )
-            ]
+            rows = self._connection.execute(
+                "SELECT from_seq, to_seq, reason FROM buffer_losses WHERE confirmed_at IS NULL"
+                " ORDER BY from_seq LIMIT ?",
+                (count_max,),
+            ).fetchall()
+        if not all(is_tombstone(*row) for row in rows):
+            raise BufferDamaged(f"{self.path}: buffer_losses can't be read")
+        return [Loss(*row) for row in rows]
 
     def confirm_losses(self, losses: Sequence[Loss], now: float) -> None:
         """The cloud took note. A tombstone that has grown meanwhile stays, and is told again."""
@@ -360,6 +351,16 @@ class Buffer:
 
     def _transaction(self) -> Transaction:
         return Transaction(self._connection)
+
+
+def is_stream(stream_id: object, crc: object) -> bool:
+    """Whether a stream's name is still the one that was written: a wrong one would orphan the journal."""
+    return isinstance(stream_id, str) and google_crc32c.value(stream_id.encode(errors="replace")) == crc
+
+
+def is_tombstone(first: object, last: object, reason: object) -> bool:
+    """Whether these columns still make sense: SQLite has no checksums, and types are only its advice."""
+    return isinstance(first, int) and isinstance(last, int) and 1 <= first <= last and isinstance(reason, str)
 
 
 def _bury(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:

@@ -1,13 +1,14 @@
 """The journal: append-only segments of JSON lines, the commit point of every prediction.
 
-A segment's first line is its header. Then one line a prediction:
+A segment's first line is its header, then comes one line a prediction:
 
+    {"crc32c":"50dfcad1","header":{"holdfast_journal":1,"stream_id":…}}
     {"seq":17,"crc32c":"9ae0daaf","payload":{"seq":17,"image_id":…}}
 
-The CRC-32C is of the payload's bytes; the payload is what goes on the wire. A group of predictions is one write and one
-fdatasync. A write that fails is cut off again; a sync that fails ends the segment, since nobody can say which of its
-pages the kernel then still holds (the group is written anew, under the same numbers, into the next one). The format is
-described in `docs/journal.md`.
+The CRC-32C is of the header's or the payload's bytes; the payload is what goes on the wire. A group of predictions is
+one write and one fdatasync. A write that fails is cut off again; a sync that fails ends the segment, since nobody can
+say which of its pages the kernel then still holds (the group is written anew, under the same numbers, into the next
+one). The format is described in `docs/journal.md`.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ _LINE = re.compile(
     rb'\{"seq":([0-9]{1,19}),"crc32c":"([0-9a-f]{8})","payload":(\{"seq":([0-9]{1,19}),.*\})\}', re.DOTALL
 )
 
+_HEADER = re.compile(rb'\{"crc32c":"([0-9a-f]{8})","header":(\{.*\})\}', re.DOTALL)
 _LINE_START = re.compile(rb'\{"seq":[0-9]{1,19},"crc32c":"')
 
 
@@ -102,10 +104,19 @@ def decode_line(line: bytes) -> tuple[int, bytes] | None:
     return int(seq), payload
 
 
+def encode_header(header: Header) -> bytes:
+    """A segment's first line, newline included."""
+    body = msgspec.json.encode(header)
+    return b'{"crc32c":"%08x","header":%b}\n' % (google_crc32c.value(body), body)
+
+
 def decode_header(line: bytes) -> Header | None:
-    """The header in a segment's first line, or None if it is not one that this version reads."""
+    """The header in a segment's first line without its newline, or None if it is not one that this version reads."""
+    found = _HEADER.fullmatch(line)
+    if found is None or google_crc32c.value(found[2]) != int(found[1], 16):
+        return None
     try:
-        header = msgspec.json.decode(line, type=Header)
+        header = msgspec.json.decode(found[2], type=Header)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return header if 1 <= header.holdfast_journal <= FORMAT_VERSION else None
@@ -128,8 +139,9 @@ def scan_bytes(path: Path, data: bytes) -> Scan:
     bad_since_good = 0
     *lines, torn = (rest if header else data).split(b"\n")
     # The last line may lack nothing but its newline: then it is whole, and it counts.
-    if decode_line(torn):
-        lines, torn = [*lines, torn], b""
+    for whole in (torn, torn[:-1]):  # the newline may be gone, or damaged
+        if decode_line(whole):
+            lines, torn = [*lines, whole], b""
     for piece, record in _pieces(lines):
         if record is None:
             bad_since_good += 1
@@ -222,6 +234,8 @@ class Journal:
         """
         data = b"".join(encode_line(first_seq + index, payload) for index, payload in enumerate(payloads))
         try:
+            if self._fd is not None and first_seq != self._last_seq + 1:
+                self.rotate()  # a segment has no holes: what lies between was committed elsewhere
             if self._fd is None:
                 self._begin(first_seq)
             self._write(data)
@@ -257,11 +271,12 @@ class Journal:
         self._first_seq = first_seq
         self._last_seq = first_seq - 1
         self._good_bytes = 0
-        self._write(msgspec.json.encode(header) + b"\n")
         try:
+            self._write(encode_header(header))
             sync_folder(self._folder)
         except OSError:
-            self._abandon()
+            if self._fd is not None:
+                self._abandon()
             raise
 
     def _write(self, data: bytes) -> None:
@@ -323,3 +338,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def boot_id() -> str:
+    """One boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -4,20 +4,22 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import msgspec
 
-from actors.ports.buffer import Buffer, Row
-from actors.ports.journal import make_folder
-from actors.ports.sqlite import BufferDamaged
+from actors.ports.buffer import Buffer, Row, is_stream, is_tombstone
+from actors.ports.journal import make_folder, sync_folder
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 
-RESERVE_BYTES = 1024 * 1024
-"""Kept free below the capacity, so that a full buffer can still record an acknowledgement or a deletion."""
+RESERVE_BYTES = 4 * 1024 * 1024
+"""Kept on the disk, and below the capacity, for acknowledgements and deletions; a checkpoint must fit."""
 
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.EFBIG)
 """What the disk itself says; anything else speaks of the path."""
@@ -65,8 +67,18 @@ class StoreOptions:
 
     @property
     def accept_bytes_max(self) -> int:
-        """Up to here predictions are accepted; the rest is the reserve."""
-        return self.capacity_bytes - min(RESERVE_BYTES, self.capacity_bytes // 16)
+        """Up to here predictions are accepted; acknowledgements and deletions may go beyond."""
+        return self.capacity_bytes - self.reserve_bytes
+
+    @property
+    def reserve_bytes(self) -> int:
+        """How much is kept free, of the capacity and, as a file, of the disk."""
+        return min(RESERVE_BYTES, self.capacity_bytes // 16)
+
+    @property
+    def reserve_path(self) -> Path:
+        """The file that keeps room on the disk."""
+        return self.db_path.with_name(self.db_path.name + ".reserve")
 
 
 @attrs.frozen
@@ -124,7 +136,7 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
     """The buffer; if it is damaged, a new one, and what could be read of the old one, for `fill`.
 
     The marker stays until `fill` has ended: a start that is cut short in between is repeated, from all that was set
-    aside for it.
+    aside for it. Each step is certain before the next begins, so that a power cut finds either side of it.
     """
     marker = damage_marker(options.db_path)
     reason = "found damaged while running"
@@ -133,16 +145,43 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             return Buffer(options.db_path), Salvage()
         except BufferDamaged as exc:
             reason = str(exc)
-    names = marker.read_text().split() if marker.exists() else []
-    names.append(f"{options.db_path.name}.corrupt-{int(options.now())}-{len(names)}")
-    marker.write_text("\n".join(names))
+        except BufferUnwritable as exc:
+            # SQLite also says 'readonly' of a file whose header claims a version that it only reads.
+            if "readonly" not in str(exc) or not _takes_writes(options.db_path):
+                raise
+            reason = str(exc)
+    names = _names_in(marker, options.db_path.name)
+    if not names or options.db_path.with_name(names[-1]).exists():  # else: go on with a move that was cut short
+        names.append(f"{options.db_path.name}.corrupt-{int(options.now())}-{len(names)}")
+        with marker.open("ab") as file:
+            file.write(f"\n{names[-1]}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(marker.parent)
     aside = options.db_path.with_name(names[-1])
     for end in ("-wal", "-shm", ""):
-        file = options.db_path.with_name(options.db_path.name + end)
-        if file.exists():
-            file.rename(aside.with_name(aside.name + end))
+        file_before = options.db_path.with_name(options.db_path.name + end)
+        if file_before.exists():
+            file_before.rename(aside.with_name(aside.name + end))
+            sync_folder(marker.parent)
     paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
     return Buffer(options.db_path), _merge([_read_what_reads(path) for path in paths], f"{aside} ({reason})")
+
+
+def _names_in(marker: Path, db_name: str) -> list[str]:
+    """The databases that the marker names; a line that a power cut tore names none."""
+    if not marker.exists():
+        return []
+    lines = marker.read_bytes().decode(errors="replace").splitlines()
+    return [line for line in lines if re.fullmatch(re.escape(db_name) + r"\.corrupt-\d+-\d+", line)]
+
+
+def _takes_writes(path: Path) -> bool:
+    try:
+        with path.open("r+b"):
+            return True
+    except OSError:
+        return False
 
 
 def _merge(found: Sequence[Salvage], aside: str) -> Salvage:
@@ -162,8 +201,10 @@ def fill(buffer: Buffer, salvage: Salvage, options: StoreOptions, stream_id: str
     buffer.insert(salvage.rows, last_seq=salvage.last_seq)
     for first, last, reason, lost_at in salvage.losses:
         buffer.bury([(first, last)], reason, lost_at, last_seq=last)
+    buffer.keep_buried()
     buffer.checkpoint()
     damage_marker(options.db_path).unlink(missing_ok=True)
+    sync_folder(options.db_path.parent)
 
 
 def _read_what_reads(path: Path) -> Salvage:
@@ -173,7 +214,9 @@ def _read_what_reads(path: Path) -> Salvage:
     losses: list[tuple[int, int, str, float]] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
         with contextlib.suppress(sqlite3.DatabaseError):
-            stream_id, last_seq = connection.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
+            row = connection.execute("SELECT stream_id, stream_crc32c, last_seq FROM buffer_metadata").fetchone()
+            if row and is_stream(*row[:2]) and isinstance(row[2], int):
+                stream_id, last_seq = row[0], row[2]
         with contextlib.suppress(sqlite3.DatabaseError):
             losses = connection.execute(
                 "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
@@ -189,12 +232,24 @@ def _read_what_reads(path: Path) -> Salvage:
                     last_seq = max(last_seq, seq)
                     rows[seq] = Row(seq, payload, *rest)
     owed = tuple(row for _, row in sorted(rows.items()) if row.status in ("pending", "failed") and _whole(row))
-    return Salvage(stream_id=stream_id, last_seq=last_seq, rows=owed, losses=tuple(losses))
+    return Salvage(
+        stream_id=stream_id,
+        last_seq=last_seq,
+        rows=owed,
+        losses=tuple(loss for loss in losses if is_tombstone(*loss[:3])),
+    )
 
 
-def _whole(row: Row) -> bool:
-    """Whether a salvaged row is still the prediction that it was: JSON that carries its own number."""
+def _whole(row: Any) -> bool:
+    """Whether a salvaged row is still the prediction that it was: JSON that carries its own number, and no holes."""
+    sound = (
+        isinstance(row.payload, bytes)
+        and isinstance(row.image_id, str)
+        and all(isinstance(time, int | float) for time in (row.timestamp, row.buffered_at))
+        and isinstance(row.retry_count, int)
+        and isinstance(row.last_error, str | None)
+    )
     try:
-        return bool(msgspec.json.decode(row.payload).get("seq") == row.seq)
-    except (msgspec.DecodeError, AttributeError):
+        return sound and bool(msgspec.json.decode(row.payload).get("seq") == row.seq)
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         return False

@@ -1,12 +1,12 @@
 """Replay: bring what earlier sessions left in the journal into the buffer, and set aside what can't be read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
 import msgspec
 
-from actors.ports.buffer import Buffer, Row
+from actors.ports.buffer import Buffer, Row, ranges
 from actors.ports.journal import Scan, make_folder, sync_folder
 from actors.ports.opening import StoreOptions
 
@@ -47,11 +47,10 @@ class Replayed:
 def replay(
     found: Sequence[Scan], buffer: Buffer, options: StoreOptions, *, stream_id: str, buffer_set_aside: str
 ) -> Replayed:
-    """Insert every record that reads (or skip it: its number may be there), bury the numbers whose lines are bad, and
+    """Insert every record that reads (or skip it: its number may be there), bury the numbers that are nowhere, and
     delete the segments once the buffer is synced. To be killed in the middle of it and begin again does no harm.
     """
     now = options.now()
-    saved = 0
     ours: list[Scan] = []
     quarantine = _Quarantine(options.quarantine_folder, folder_bytes(options.quarantine_folder))
     for seen in found:
@@ -59,26 +58,44 @@ def replay(
         if seen.header is not None and seen.header.stream_id != stream_id:
             # The numbers of another stream mean nothing here. The file is kept whole for whoever knows its buffer.
             quarantine.take_whole(seen.path)
-            continue
-        ours.append(seen)
+        else:
+            ours.append(seen)
+    in_buffer = buffer.highest_seq()
+    last_seq = max([in_buffer, *(seen.last_seq for seen in ours)])
+    # All up to `in_buffer` was inserted once. What lies above it can only be in the segments: what is not, is lost.
+    # Told before the first insert, since that raises `in_buffer`, and a kill in between would forget the hole.
+    gone = holes((seq for seen in ours for seq, _ in seen.records), in_buffer + 1, last_seq)
+    if gone:
+        buffer.bury(gone, "bad_sector", now, last_seq=in_buffer)
+    saved = 0
+    for seen in ours:
         rows = rows_of(seen, now)
         for start in range(0, len(rows), INSERT_RECORDS):
             saved += buffer.insert(rows[start : start + INSERT_RECORDS], last_seq=seen.last_seq)
-    last_seq = max([buffer.totals().last_seq, *(seen.last_seq for seen in ours)])
-    # A number whose line is bad in one segment may stand whole in another: a group that was written twice.
-    known = {seq for seen in ours for seq, _ in seen.records}
-    lost = (pair for seen in ours for pair in seen.lost)
-    gone = [(seq, seq) for first, last in lost for seq in range(first, last + 1) if seq not in known]
-    if gone:
-        buffer.bury(gone, "bad_sector", now, last_seq=last_seq)
+    # What was evicted may still have its line: it stays buried.
+    saved -= buffer.keep_buried()
     if buffer.checkpoint():
         for seen in ours:
             seen.path.unlink(missing_ok=True)
         if ours:
             sync_folder(options.journal_folder)
+    lost = sum(last - first + 1 for first, last in gone)
     sessions = {seen.header.session_id if seen.header else seen.path.name for seen in ours if seen.records}
-    recovered = Recovered(saved, len(sessions) if saved else 0, len(gone), quarantine.taken, buffer_set_aside)
+    recovered = Recovered(saved, len(sessions) if saved else 0, lost, quarantine.taken, buffer_set_aside)
     return Replayed(recovered, last_seq, quarantine.holds)
+
+
+def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:
+    """The ranges from `first_seq` to `last_seq` that hold none of the numbers."""
+    found = []
+    at = first_seq
+    for first, last in ranges(seq for seq in seqs if seq >= first_seq):
+        if first > at:
+            found.append((at, first - 1))
+        at = last + 1
+    if at <= last_seq:
+        found.append((at, last_seq))
+    return found
 
 
 @attrs.define

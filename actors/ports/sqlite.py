@@ -30,6 +30,9 @@ class named_errors:  # noqa: N801 - used as a statement: `with named_errors():`
         return
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
+            # The library's own word, not SQLite's: a text that is no UTF-8 any more.
+            raise BufferDamaged(str(error)) from error
         if isinstance(error, sqlite3.DatabaseError) and hasattr(error, "sqlite_errorcode"):
             if error.sqlite_errorcode & 0xFF in DISK_CODES:
                 raise BufferUnwritable(str(error)) from error

@@ -11,10 +11,10 @@
 6. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 
 from actors.messages import Books, Entry, Fate, Outcome, Stored
 from actors.ports import journal as segments
@@ -22,6 +22,7 @@ from actors.ports.buffer import Buffer, Row
 from actors.ports.journal import Header, Journal, JournalError, orphans, scan
 from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, fill, lock, open_buffer
 from actors.ports.replay import Recovered, Replayed, replay, rows_of
+from actors.ports.reserve import Reserve
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from cloud.wire import LOSSES_MAX, Loss, number_payload
 
@@ -33,7 +34,7 @@ FLUSH_AGE_S = 15.0
 STROKE_ROWS = 512
 """Rows that one stroke of clean-up or eviction touches: a few milliseconds."""
 SHRINK_PAGES = 256
-WAL_BYTES_MAX = 4 * 1024 * 1024
+WAL_BYTES_MAX = 1024 * 1024
 RECLAIM_FRACTION = 0.9
 """From here on sent rows are given up for space."""
 DAY_S = 86_400.0
@@ -64,6 +65,7 @@ class Store:
         self.journal_trouble = ""
         """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
         self._try_journal = False
+        self._reserve = Reserve(options.reserve_path, options.reserve_bytes)
         self._quarantine_bytes = 0
         self._cleaned_at = 0.0
         session_id = f"{int(options.now() * 1000):012x}{secrets.token_hex(2)}"
@@ -75,7 +77,7 @@ class Store:
                 stream_id=stream_id,
                 device_id=device_id,
                 session_id=session_id,
-                boot_id=_boot_id(),
+                boot_id=segments.boot_id(),
                 started_at=started_at,
                 first_seq=first_seq,
                 model=options.model,
@@ -83,17 +85,33 @@ class Store:
 
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
         self._next_seq = 1
-        self._pending = 0
-        self._failed = 0
-        self._sent = 0
+        self.pending_count = 0
+        """Predictions that the cloud has not confirmed."""
+        self.failed_count = 0
+        """Predictions in quarantine."""
+        self.sent_count = 0
+        """Predictions confirmed over the life of the stream."""
 
     @classmethod
     def open(cls, device_id: str, options: StoreOptions) -> "Store":
         """Open or create the store, replay what earlier sessions left, and be ready to accept."""
         lock_fd = lock(options.lock_path)
         try:
-            found = [scan(path) for path in orphans(options.journal_folder)]
-            buffer, salvage = open_buffer(options)
+            try:
+                return cls._open(device_id, options, lock_fd)
+            except BufferDamaged:
+                # Damage that shows only when it is read: now it is set aside from the start.
+                damage_marker(options.db_path).touch()
+                return cls._open(device_id, options, lock_fd)
+        except (OSError, BufferDamaged, BufferUnwritable) as exc:
+            os.close(lock_fd)
+            raise DiskTrouble(f"{options.db_path}: {exc}") from exc
+
+    @classmethod
+    def _open(cls, device_id: str, options: StoreOptions, lock_fd: int) -> "Store":
+        found = [scan(path) for path in orphans(options.journal_folder)]
+        buffer, salvage = open_buffer(options)
+        try:
             stream_id = buffer.stream()
             if stream_id is None:
                 # A new database beside an old journal goes on with the journal's stream: the numbers are its own.
@@ -103,9 +121,9 @@ class Store:
                 fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
             store._begin(replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside))
-        except (OSError, BufferDamaged, BufferUnwritable) as exc:
-            os.close(lock_fd)
-            raise DiskTrouble(f"{options.db_path}: {exc}") from exc
+        except (OSError, BufferDamaged, BufferUnwritable):
+            buffer.close()
+            raise
         return store
 
     def _begin(self, replayed: Replayed) -> None:
@@ -113,34 +131,22 @@ class Store:
         self.recovered = replayed.recovered
         self._quarantine_bytes = replayed.quarantine_bytes
         self._next_seq = replayed.last_seq + 1
-        self._pending = self._buffer.count("pending")
-        self._failed = self._buffer.count("failed")
-        self._sent = self._buffer.totals().sent
+        self.pending_count = self._buffer.count("pending")
+        self.failed_count = self._buffer.count("failed")
+        self.sent_count = self._buffer.totals().sent
+        self._reserve.make()
 
     @property
     def last_seq(self) -> int:
         """The highest number given out."""
         return self._next_seq - 1
 
-    @property
-    def pending_count(self) -> int:
-        """Predictions that the cloud has not confirmed."""
-        return self._pending
-
-    @property
-    def failed_count(self) -> int:
-        """Predictions in quarantine."""
-        return self._failed
-
-    @property
-    def sent_count(self) -> int:
-        """Predictions confirmed over the life of the stream."""
-        return self._sent
-
     # --- accept
 
     def accept(self, entries: Sequence[Entry]) -> list[Stored]:
         """Make predictions durable and number them, in order, without holes. `BufferFull`, `DiskTrouble`."""
+        if not self._reserve.held:
+            raise DiskTrouble(f"{self._options.db_path.parent}: the disk is full")
         first_seq = self._next_seq
         stored = [Stored(seq, number_payload(seq, entry.body)) for seq, entry in enumerate(entries, first_seq)]
         if self.size_bytes() + sum(len(record.payload) for record in stored) > self._options.accept_bytes_max:
@@ -153,7 +159,7 @@ class Store:
         if not (self._options.journal and self._append(first_seq, rows)):
             self._insert_durably(rows)
         self._next_seq += len(stored)
-        self._pending += len(stored)
+        self.pending_count += len(stored)
         if len(self._held) >= FLUSH_RECORDS:
             self._flush_if_writable()
         return stored
@@ -212,7 +218,13 @@ class Store:
             for outcome in outcomes:
                 self._settle_one(outcome, now)
         except BufferUnwritable as exc:
-            raise DiskTrouble(str(exc)) from exc
+            raise self._short_of_room(exc) from exc
+
+    def _short_of_room(self, error: Exception) -> DiskTrouble:
+        """What must be written could not be: on a full disk give up the reserve, so that it can when tried again."""
+        if "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            self._reserve.release()
+        return DiskTrouble(str(error))
 
     def _settle_one(self, outcome: Outcome, now: float) -> None:
         written = [seq for seq in outcome.seqs if seq not in self._held]
@@ -221,15 +233,15 @@ class Store:
         match outcome.fate:
             case Fate.SENT:
                 marked = self._buffer.mark_sent(written, now) + len(held)
-                self._pending -= marked
-                self._sent += marked
+                self.pending_count -= marked
+                self.sent_count += marked
                 for row in held:
                     row.status, row.sent_at = "sent", now
                 self._buffer.confirm_losses(outcome.losses, now)
             case Fate.QUARANTINED:
                 marked = self._buffer.mark_failed(written, error) + len(held)
-                self._pending -= marked
-                self._failed += marked
+                self.pending_count -= marked
+                self.failed_count += marked
                 for row in held:
                     row.status, row.last_error = "failed", error
             case Fate.RELEASED if outcome.error is not None:
@@ -245,10 +257,10 @@ class Store:
         try:
             self._flush()
             gone = self._buffer.evict(STROKE_ROWS, "evicted", self._options.now())
-            self._pending -= gone
+            self.pending_count -= gone
             self._give_back()
         except BufferUnwritable as exc:
-            raise DiskTrouble(str(exc)) from exc
+            raise self._short_of_room(exc) from exc
         return gone
 
     def tidy(self) -> bool:
@@ -263,12 +275,12 @@ class Store:
                 self._flush()
             if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
                 self._retire()
-            if self.size_bytes() > RECLAIM_FRACTION * self._options.accept_bytes_max:
+            if not self._reserve.make() or self.size_bytes() > RECLAIM_FRACTION * self._options.accept_bytes_max:
                 return self._reclaim(now)
             if now - self._cleaned_at >= CLEANUP_EVERY_S:
                 return self._clean_up(now)
         except (BufferUnwritable, OSError) as exc:
-            raise DiskTrouble(str(exc)) from exc
+            raise self._short_of_room(exc) from exc
         return False
 
     def _reclaim(self, now: float) -> bool:
@@ -323,20 +335,20 @@ class Store:
     # --- books
 
     def size_bytes(self) -> int:
-        """Every byte this store owns: database, WAL, journal, quarantine."""
-        return self._buffer.size_bytes() + self._journal.size_bytes + self._quarantine_bytes
+        """Every byte this store owns: database, WAL, journal, quarantine, reserve."""
+        return self._buffer.size_bytes() + self._journal.size_bytes + self._quarantine_bytes + self._reserve.size_bytes
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
-        oldest = self._buffer.oldest_pending_at() if self._pending else None
-        if self._pending and oldest is None:
+        oldest = self._buffer.oldest_pending_at() if self.pending_count else None
+        if self.pending_count and oldest is None:
             oldest = min((row.buffered_at for row in self._held.values() if row.status == "pending"), default=None)
         return Books(
             stream_id=self.stream_id,
             last_seq=self.last_seq,
-            pending=self._pending,
-            sent=self._sent,
-            failed=self._failed,
+            pending=self.pending_count,
+            sent=self.sent_count,
+            failed=self.failed_count,
             evicted=self._buffer.totals().evicted,
             oldest_pending_at=oldest,
             size_bytes=self.size_bytes(),
@@ -360,8 +372,9 @@ class Store:
                 rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._held]
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
-            self._failed = self._buffer.count("failed")
-            self._pending = self._buffer.count("pending")
+            self._buffer.keep_buried()
+            self.failed_count = self._buffer.count("failed")
+            self.pending_count = self._buffer.count("pending")
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
         self.needs_rebuild = False
@@ -373,7 +386,8 @@ class Store:
         """
         try:
             self._journal.rotate()
-            self._retire(truncate=True)
+            if not self.needs_rebuild:
+                self._retire(truncate=True)
         except (BufferUnwritable, OSError):
             return
         except BufferDamaged:
@@ -381,10 +395,3 @@ class Store:
         finally:
             self._buffer.close()
             os.close(self._lock_fd)
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

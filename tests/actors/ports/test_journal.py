@@ -50,8 +50,8 @@ def segment(tmp_path: Path, count: int = 5, first: int = 1) -> Path:
 
 def test_segment_is_json_lines_a_person_can_read(tmp_path):
     lines = [json.loads(line) for line in segment(tmp_path, 2).read_text().splitlines()]
-    assert lines[0]["holdfast_journal"] == FORMAT_VERSION
-    assert lines[0]["stream_id"] == "S"
+    assert lines[0]["header"]["holdfast_journal"] == FORMAT_VERSION
+    assert lines[0]["header"]["stream_id"] == "S"
     assert [line["seq"] for line in lines[1:]] == [1, 2]
     assert lines[1]["payload"]["image_id"] == "frame_001"
 
@@ -72,8 +72,9 @@ def test_torn_tail_is_cut_and_all_before_it_is_kept(tmp_path):
         assert seen.torn == data[len(last_line) : end]
 
 
-def test_line_that_lacks_only_its_newline_counts(tmp_path):
-    seen = scan_bytes(tmp_path, segment(tmp_path, 3).read_bytes()[:-1])
+@pytest.mark.parametrize("end", [b"", b"\x0b"])
+def test_line_that_lacks_only_its_newline_counts(tmp_path, end):
+    seen = scan_bytes(tmp_path, segment(tmp_path, 3).read_bytes()[:-1] + end)
     assert [seq for seq, _ in seen.records] == [1, 2, 3]
     assert seen.torn == b""
 
@@ -102,8 +103,7 @@ def test_every_single_bit_flip_is_found_and_accounted_for(tmp_path):
     """Whatever byte is hit: each number is either read back with its own payload, or named as lost."""
     data = segment(tmp_path, 3).read_bytes()
     whole = dict(scan_bytes(tmp_path, data).records)
-    first_line = data.index(b"\n") + 1
-    for at in range(first_line, len(data) - 1):
+    for at in range(len(data)):
         flipped = bytearray(data)
         flipped[at] ^= 0x04
         seen = scan_bytes(tmp_path, bytes(flipped))
@@ -111,6 +111,7 @@ def test_every_single_bit_flip_is_found_and_accounted_for(tmp_path):
         for seq, payload in seen.records:
             assert whole[seq] == payload
         assert named | {seq for seq, _ in seen.records} >= {1, 2, 3}, f"byte {at}"
+        assert seen.header is None or seen.header == header(1), f"byte {at}"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\x00" * 4096, b"not a journal\nat all\n", b"\xff\xfe\n\xff"])
@@ -253,3 +254,12 @@ def test_disk_that_fails_at_the_header_leaves_nothing_behind_and_heals(tmp_path)
     journal.append(1, payloads(1, 1))
     journal.retire(0)
     assert [seq for seq, _ in scan(orphans(tmp_path)[0]).records] == [1]
+
+
+def test_hole_in_the_numbers_ends_a_segment(tmp_path):
+    """What lies between was committed in SQLite: it must not look lost."""
+    journal = Journal(tmp_path, describe=header)
+    journal.append(1, payloads(1, 2))
+    journal.append(7, payloads(7, 1))
+    assert [scan(path).lost for path in orphans(tmp_path)] == [(), ()]
+    journal.rotate()
