@@ -91,6 +91,9 @@ class _Desk:
                 self.answer(group, records)
                 self.hand_on(records)
                 self.note()
+                if self.disk.store and self.disk.store.flush_due:
+                    with contextlib.suppress(DiskTrouble):  # the rows are safe in the journal; tidy tries again
+                        await self.disk.do(Store.flush_if_writable)
 
     async def make_durable(self, entries: Sequence[Entry]) -> list[Stored]:
         """The entries, numbered and fsynced; kept in memory where there is no disk; none if a policy refused them."""
@@ -146,11 +149,14 @@ class _Desk:
     def answer(self, group: Sequence[Accept], records: Sequence[Stored]) -> None:
         """A receipt for every entry, to whoever asked."""
         stream_id = self.disk.store.stream_id if self.disk.store else ""
-        waiting = iter(records)
+        start = 0
         for accept in group:
-            receipts = tuple(receipt(stream_id, next(waiting, None)) for _ in accept.entries)
+            mine = records[start : start + len(accept.entries)]
+            start += len(accept.entries)
             if accept.reply is not None:
-                accept.reply.put(receipts)
+                known = [receipt(stream_id, record) for record in mine]
+                missing = len(accept.entries) - len(mine)
+                accept.reply.put((*known, *(receipt(stream_id, None) for _ in range(missing))))
 
     def hand_on(self, records: Sequence[Stored]) -> None:
         """Pass predictions to the live lane, never waiting for it: what does not fit is the backlog's."""

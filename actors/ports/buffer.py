@@ -16,7 +16,7 @@ import google_crc32c
 import sqlite_utils
 
 from actors.messages import Stored
-from actors.ports.schema import MIGRATIONS
+from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from cloud.wire import Loss
 
@@ -51,11 +51,20 @@ class Totals:
     evicted: int
 
 
+ROWS_A_STATEMENT = 50
+_INSERT_FRESH = (
+    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+
+
 def ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:
     """Numbers as ranges with both ends included: 3, 4, 5, 9 -> (3, 5), (9, 9)."""
     ordered = sorted(set(seqs))
     if not ordered:
         return []
+    if ordered[-1] - ordered[0] + 1 == len(ordered):
+        return [(ordered[0], ordered[-1])]
     starts = [ordered[0], *(later for earlier, later in pairwise(ordered) if later != earlier + 1)]
     ends = [*(earlier for earlier, later in pairwise(ordered) if later != earlier + 1), ordered[-1]]
     return list(zip(starts, ends, strict=True))
@@ -81,6 +90,8 @@ class Buffer:
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 # Checkpoints are the store's to time: they are what lets a segment of the journal go.
                 self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+                # Else the file stays as large as it ever was, and its size would say for ever that a checkpoint is due.
+                self._connection.execute("PRAGMA journal_size_limit = 0")
                 self._migrate()
         except (BufferDamaged, BufferUnwritable):
             self._connection.close()
@@ -159,25 +170,29 @@ class Buffer:
         with named_errors():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction() as connection:
-            added = connection.executemany(
-                "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
-                " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        row.seq,
-                        row.payload.decode(),
-                        row.image_id,
-                        row.timestamp,
-                        row.buffered_at,
-                        row.status,
-                        row.sent_at,
-                        row.retry_count,
-                        row.last_error,
-                    )
-                    for row in rows
-                ],
-            ).rowcount
-            added = max(added, 0)
+            fresh = [row for row in rows if row.status == "pending" and not row.retry_count and row.last_error is None]
+            added = _insert_fresh(connection, fresh)
+            if len(fresh) < len(rows):
+                others = connection.executemany(
+                    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
+                    " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (
+                            row.seq,
+                            row.payload.decode(),
+                            row.image_id,
+                            row.timestamp,
+                            row.buffered_at,
+                            row.status,
+                            row.sent_at,
+                            row.retry_count,
+                            row.last_error,
+                        )
+                        for row in rows
+                        if row.status != "pending" or row.retry_count or row.last_error is not None
+                    ],
+                )
+                added += max(others.rowcount, 0)
             sent = sum(row.status == "sent" for row in rows) + unwritten_sent
             failed = sum(row.status == "failed" for row in rows)
             connection.execute(
@@ -353,14 +368,16 @@ class Buffer:
         return Transaction(self._connection)
 
 
-def is_stream(stream_id: object, crc: object) -> bool:
-    """Whether a stream's name is still the one that was written: a wrong one would orphan the journal."""
-    return isinstance(stream_id, str) and google_crc32c.value(stream_id.encode(errors="replace")) == crc
-
-
-def is_tombstone(first: object, last: object, reason: object) -> bool:
-    """Whether these columns still make sense: SQLite has no checksums, and types are only its advice."""
-    return isinstance(first, int) and isinstance(last, int) and 1 <= first <= last and isinstance(reason, str)
+def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Rows as they come from the journal, many in one statement: that takes less than half of the time."""
+    added = 0
+    for start in range(0, len(rows), ROWS_A_STATEMENT):
+        values: list[object] = []
+        some = rows[start : start + ROWS_A_STATEMENT]
+        for row in some:
+            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at)
+        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
+    return added
 
 
 def _bury(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:

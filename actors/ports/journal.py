@@ -14,6 +14,7 @@ one). The format is described in `docs/journal.md`.
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -338,6 +339,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def session(stream_id: str, device_id: str, model: str, started_at: float) -> Callable[[int], Header]:
+    """What writes the headers of one run of the device process, given the first number of a segment."""
+    session_id = f"{int(started_at * 1000):012x}{secrets.token_hex(2)}"
+
+    def describe(first_seq: int) -> Header:
+        return Header(
+            holdfast_journal=FORMAT_VERSION,
+            stream_id=stream_id,
+            device_id=device_id,
+            session_id=session_id,
+            boot_id=boot_id(),
+            started_at=started_at,
+            first_seq=first_seq,
+            model=model,
+        )
+
+    return describe
 
 
 def boot_id() -> str:

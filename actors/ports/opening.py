@@ -14,8 +14,9 @@ from typing import Any
 import attrs
 import msgspec
 
-from actors.ports.buffer import Buffer, Row, is_stream, is_tombstone
+from actors.ports.buffer import Buffer, Row
 from actors.ports.journal import make_folder, sync_folder
+from actors.ports.schema import is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 
 RESERVE_BYTES = 4 * 1024 * 1024

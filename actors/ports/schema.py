@@ -1,4 +1,6 @@
-"""The buffer's tables, as numbered steps from one version to the next."""
+"""The buffer's tables, as numbered steps from one version to the next, and what makes sense in them."""
+
+import google_crc32c
 
 MIGRATIONS = (
     """
@@ -38,3 +40,13 @@ MIGRATIONS = (
     """,
 )
 """Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited."""
+
+
+def is_stream(stream_id: object, crc: object) -> bool:
+    """Whether a stream's name is still the one that was written: a wrong one would orphan the journal."""
+    return isinstance(stream_id, str) and google_crc32c.value(stream_id.encode(errors="replace")) == crc
+
+
+def is_tombstone(first: object, last: object, reason: object) -> bool:
+    """Whether these columns still make sense: SQLite has no checksums, and types are only its advice."""
+    return isinstance(first, int) and isinstance(last, int) and 1 <= first <= last and isinstance(reason, str)

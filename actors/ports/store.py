@@ -13,13 +13,11 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stored
-from actors.ports import journal as segments
 from actors.ports.buffer import Buffer, Row
-from actors.ports.journal import Header, Journal, JournalError, orphans, scan
+from actors.ports.journal import Journal, JournalError, orphans, scan, session
 from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, fill, lock, open_buffer
 from actors.ports.replay import Recovered, Replayed, replay, rows_of
 from actors.ports.reserve import Reserve
@@ -68,21 +66,7 @@ class Store:
         self._reserve = Reserve(options.reserve_path, options.reserve_bytes)
         self._quarantine_bytes = 0
         self._cleaned_at = 0.0
-        session_id = f"{int(options.now() * 1000):012x}{secrets.token_hex(2)}"
-        started_at = options.now()
-
-        def describe(first_seq: int) -> Header:
-            return Header(
-                holdfast_journal=segments.FORMAT_VERSION,
-                stream_id=stream_id,
-                device_id=device_id,
-                session_id=session_id,
-                boot_id=segments.boot_id(),
-                started_at=started_at,
-                first_seq=first_seq,
-                model=options.model,
-            )
-
+        describe = session(stream_id, device_id, options.model, options.now())
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
         self._next_seq = 1
         self.pending_count = 0
@@ -149,7 +133,7 @@ class Store:
             raise DiskTrouble(f"{self._options.db_path.parent}: the disk is full")
         first_seq = self._next_seq
         stored = [Stored(seq, number_payload(seq, entry.body)) for seq, entry in enumerate(entries, first_seq)]
-        if self.size_bytes() + sum(len(record.payload) for record in stored) > self._options.accept_bytes_max:
+        if self.size_bytes() + sum([len(record.payload) for record in stored]) > self._options.accept_bytes_max:
             raise BufferFull(f"{self._options.db_path.parent}: {self.size_bytes()} bytes")
         now = self._options.now()
         rows = [
@@ -160,9 +144,12 @@ class Store:
             self._insert_durably(rows)
         self._next_seq += len(stored)
         self.pending_count += len(stored)
-        if len(self._held) >= FLUSH_RECORDS:
-            self._flush_if_writable()
         return stored
+
+    @property
+    def flush_due(self) -> bool:
+        """Whether enough rows wait for a stroke to SQLite; better made once the receipts are out than before."""
+        return len(self._held) >= FLUSH_RECORDS
 
     def _append(self, first_seq: int, rows: Sequence[Row]) -> bool:
         """Commit in the journal; False where it can't be written, and from then on until the next `tidy`."""
@@ -180,7 +167,7 @@ class Store:
         self.journal_trouble = ""
         if not self._held:
             self._held_since = self._options.now()
-        self._held.update((row.seq, row) for row in rows)
+        self._held.update([(row.seq, row) for row in rows])
         return True
 
     def _insert_durably(self, rows: Sequence[Row]) -> None:
@@ -217,6 +204,8 @@ class Store:
         try:
             for outcome in outcomes:
                 self._settle_one(outcome, now)
+            if self._buffer.wal_bytes() > WAL_BYTES_MAX:
+                self._buffer.checkpoint()  # a drain fills the WAL faster than `tidy` comes by
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
 
@@ -227,8 +216,7 @@ class Store:
         return DiskTrouble(str(error))
 
     def _settle_one(self, outcome: Outcome, now: float) -> None:
-        written = [seq for seq in outcome.seqs if seq not in self._held]
-        held = [row for seq in outcome.seqs if (row := self._held.get(seq)) and row.status == "pending"]
+        written, held = self._apart(outcome.seqs)
         error = outcome.error or ""
         match outcome.fate:
             case Fate.SENT:
@@ -249,6 +237,13 @@ class Store:
                 for row in held:
                     row.retry_count += 1
                     row.last_error = error
+
+    def _apart(self, seqs: Sequence[int]) -> tuple[Sequence[int], list[Row]]:
+        """The numbers that are in SQLite, and the pending rows that are not yet."""
+        if not self._held:
+            return seqs, []
+        written = [seq for seq in seqs if seq not in self._held]
+        return written, [row for seq in seqs if (row := self._held.get(seq)) and row.status == "pending"]
 
     # --- space
 
@@ -311,7 +306,7 @@ class Store:
         if self._buffer.checkpoint(truncate=truncate):
             self._journal.retire(self._next_seq - 1)
 
-    def _flush_if_writable(self) -> None:
+    def flush_if_writable(self) -> None:
         """A flush that may wait: the journal holds the rows, so an accept does not fail for SQLite's sake."""
         try:
             self._flush()
