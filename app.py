@@ -88,7 +88,12 @@ def demo(*, keep: bool) -> None:
     """
     from chaos.demo import run_demo  # noqa: PLC0415 - the device itself never needs it
 
-    sys.exit(trio.run(run_demo, keep))
+    exit_code = 2
+    try:
+        exit_code = trio.run(run_demo, keep)
+    except* KeyboardInterrupt:
+        print("interrupted; cloud and device are stopped", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 @main.command()

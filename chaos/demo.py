@@ -153,6 +153,7 @@ async def running(log: Path, command: list[str], env: dict[str, str] | None = No
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the demo, which then stops the others in order
         )
     try:
         yield process
