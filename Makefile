@@ -15,7 +15,7 @@ PROGRESS := sed -n -e '/^ *Downloading .*[0-9][0-9]\.*[0-9]* [MG]B/p' -e 's/^Ins
 QUIET := ignore:Editable installation
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format model clean
+.PHONY: help install run test lint format model bench-storage bench-delivery bench-vision clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make install  only install, into $(VENV)"
 	@echo "make lint     ruff and mypy;  make format  let ruff rewrite the sources"
 	@echo "make model    train the built-in model anew (make model ARGS='--epochs 1')"
+	@echo "make bench-storage, bench-delivery, bench-vision    measure what it costs (5 to 10 minutes each)"
 	@echo "make clean    remove $(VENV) and all caches"
 
 install: $(VENV)/.installed
@@ -67,6 +68,19 @@ format: install
 
 model: $(VENV)/.trainable
 	@$(PY) -m tools.train $(ARGS)
+
+$(VENV)/.benched: $(VENV)/.installed
+	@$(PIP) install --quiet --group bench
+	@touch $@
+
+bench-storage: $(VENV)/.benched
+	@$(PY) -m bench.storage $(ARGS)
+
+bench-delivery: $(VENV)/.benched
+	@$(PY) -m bench.delivery $(ARGS)
+
+bench-vision: $(VENV)/.installed
+	@$(PY) -m bench.vision $(ARGS)
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -146,7 +146,7 @@ async def find(settings: Settings) -> Finding:
 async def run_device(settings: Settings) -> None:
     """The device, from the first frame to the last flush."""
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             pipelines: list[Pipeline] = []
             nursery.start_soon(heed, signals, stop, pipelines)
@@ -163,8 +163,12 @@ async def run_device(settings: Settings) -> None:
 
 
 async def heed(signals: Any, stop: trio.Event, pipelines: list[Pipeline]) -> None:
-    """The first signal stops; the next ones stop waiting for the network."""
+    """SIGHUP exchanges the model. Of the others the first one stops; the next ones stop waiting for the network."""
     async for number in signals:
+        if number == signal.SIGHUP:
+            for pipeline in pipelines:
+                pipeline.reload_model()
+            continue
         log.info("signal", name=signal.Signals(number).name, then="skip the network" if stop.is_set() else "stop")
         if stop.is_set():
             for pipeline in pipelines:

@@ -30,6 +30,11 @@ class Reply(Generic[T]):
         self._values.append(value)
         self._given.set()
 
+    @property
+    def given(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._given.is_set()
+
     async def wait(self) -> T:
         """The answer, as soon as it is there."""
         await self._given.wait()
@@ -282,11 +287,29 @@ class Drain:
 
 
 @attrs.frozen
+class Unread:
+    """An image that could not be read or judged, and why."""
+
+    name: str
+    reason: str
+
+
+@attrs.frozen
 class Vision:
-    """inference's account of the sources."""
+    """inference's account of the sources and of the model."""
 
     frames: int = 0
     unreadable: int = 0
+    unreadable_last: tuple[Unread, ...] = ()
+    """The latest of them, each name once."""
+    skipped: int = 0
+    """Frames of live sources that a fresher one replaced before the model was free."""
+    model_name: str = ""
+    model_version: str = ""
+    """Empty until the model is loaded."""
+    model_classes: tuple[str, ...] = ()
+    model_trouble: str = ""
+    """Why the model was not exchanged when that was asked for; the one before goes on."""
     inference_ms: float = 0.0
     """The last frame's time in the model."""
     cameras_down: tuple[str, ...] = ()

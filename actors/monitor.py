@@ -54,6 +54,11 @@ class Status(TypedDict):
     last_error: str
     frames: int
     unreadable: int
+    unreadable_last: dict[str, str]
+    skipped: int
+    model: str
+    model_version: str
+    model_classes: list[str]
     inference_ms: float
     cameras_down: list[str]
     sources_finished: bool
@@ -104,6 +109,11 @@ def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Sta
         last_error=traffic.last_error,
         frames=vision.frames,
         unreadable=vision.unreadable,
+        unreadable_last={unread.name: unread.reason for unread in vision.unreadable_last},
+        skipped=vision.skipped,
+        model=vision.model_name,
+        model_version=vision.model_version,
+        model_classes=list(vision.model_classes),
         inference_ms=vision.inference_ms,
         cameras_down=list(vision.cameras_down),
         sources_finished=vision.finished,
@@ -137,6 +147,8 @@ def alerts(books: Books, link: Link, vision: Vision) -> dict[str, str]:
         found["link_refused"] = link.reason
     if vision.cameras_down:
         found["camera_down"] = ", ".join(vision.cameras_down)
+    if vision.model_trouble:
+        found["model_not_exchanged"] = vision.model_trouble
     return found
 
 

@@ -9,8 +9,9 @@ from cloud.wire import BATCH_RECORDS_MAX
 
 IN_FLIGHT_MAX = 8
 """Requests of the backlog that may be under way at once; the uplink has as many workers."""
-LATENCY_FREE_S = 0.1
-"""Answers as fast as this say nothing of load, however they compare with the best."""
+LATENCY_FREE_S = 0.02
+"""Answers as fast as this say nothing of load, however they compare with the best. Much more, and a live batch
+would feel the backlog's requests in front of it."""
 LATENCY_GROWTH_MAX = 2.0
 """An answer that took this many times the best says that the cloud is queueing."""
 

@@ -12,23 +12,27 @@ from typing import ParamSpec
 import attrs
 import structlog
 import trio
+from trio_util import AsyncValue
 
 from actors import batcher, buffer_writer, connectivity, inference, monitor, recovery, uplink
 from actors.inference import ImageRequest, ImageResult
 from actors.messages import Accept, Batch, Entry, Outcome, PageRequest, Receipt, Reply, Report, Stored
 from actors.monitor import Cells, Status
+from actors.ports.annotate import Annotator
 from actors.ports.client import ApiKey, CloudClient
-from actors.ports.detector import Detector, UltralyticsDetector, default_model_path
+from actors.ports.cursors import recent_ids
+from actors.ports.detector import Detector
+from actors.ports.detectors import make_detector
 from actors.ports.disk import Disk
-from actors.ports.frames import ImageGiven, Source, parse_sources
-from actors.ports.lane import RunSync, thread_lane
+from actors.ports.frames import ImageGiven, Memory, Source, parse_sources
+from actors.ports.lane import RunSync, leaving_lane, thread_lane
 from actors.ports.opening import DiskTrouble, StoreOptions, new_stream_id
 from actors.ports.replay import Recovered
 from actors.ports.store import Store
 from actors.settings import Settings
 from cloud.wire import BATCH_BYTES_MAX, Prediction, encode_prediction
 
-ACCEPTS_MAX = 64
+ACCEPTS_MAX = 1_024
 """Accepts that may wait for the disk; a caller beyond that waits in `log()`."""
 CONTROL_MAX = 64
 LIVE_MAX = 1_024
@@ -72,6 +76,7 @@ class Pipeline:
     """What the last start saved from earlier sessions."""
     cells: Cells
     stopping: trio.Event
+    exchanges: AsyncValue[int] = attrs.field(factory=lambda: AsyncValue(0), init=False)
     _accepts: trio.MemorySendChannel[Accept]
     _requests: trio.MemorySendChannel[ImageRequest]
     _now: Callable[[], float]
@@ -88,16 +93,17 @@ class Pipeline:
 
     async def log_many(self, predictions: Sequence[Prediction]) -> tuple[Receipt, ...]:
         """`log` of several predictions, which share one fsync; all are checked before any is accepted."""
-        entries = tuple(
-            Entry(prediction.image_id, prediction.timestamp, encode_prediction(prediction))
-            for prediction in predictions
-        )
+        entries = tuple([Entry(one.image_id, one.timestamp, encode_prediction(one)) for one in predictions])
         if not entries:
             return ()
         reply = Reply[tuple[Receipt, ...]]()
         self._waiting.add(reply)
         try:
-            await self._accepts.send(Accept(entries, reply))
+            try:
+                # The reply is waited for in any case: a checkpoint here would only be one turn of the loop more.
+                self._accepts.send_nowait(Accept(entries, reply))
+            except trio.WouldBlock:
+                await self._accepts.send(Accept(entries, reply))
             receipts = await reply.wait()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise PipelineClosed from None
@@ -126,6 +132,10 @@ class Pipeline:
         """The device at a glance."""
         return monitor.status(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time())
 
+    def reload_model(self) -> None:
+        """Load MODEL_PATH anew while the model before goes on, then use it; no frame is lost. The status says which."""
+        self.exchanges.value += 1
+
     def stop(self) -> None:
         """Begin to stop: sources end, what was accepted is flushed, the last batch is offered once."""
         self.stopping.set()
@@ -151,7 +161,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
     disk even then.
     """
     world = ports or Ports()
-    sources = parse_sources(",".join(settings.sources), now=world.now) if world.sources is None else world.sources
+    sources = _sources(settings, world) if world.sources is None else world.sources
     accepts_in, accepts = trio.open_memory_channel[Accept](ACCEPTS_MAX)
     requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
     async with world.client or _client(settings, world) as client:
@@ -200,18 +210,24 @@ class _House:
         accepts: trio.MemorySendChannel[Accept],
         sources: Sequence[Source],
     ) -> None:
-        detector = self.world.detector or UltralyticsDetector(
-            self.settings.model_path or default_model_path(), self.settings.confidence
-        )
+        """inference, with the detector that the settings ask for unless one was given."""
+        settings, given = self.settings, self.world.detector
+        make = partial(make_detector, settings.detector, settings.model_path, settings.confidence, iou=settings.iou)
         _start(
             nursery,
             inference.run,
             requests,
             accepts,
             sources=sources,
-            detector=detector,
+            detector=given or make(),
+            make_detector=None if given else make,
+            exchanges=self.pipeline.exchanges,
+            defect_classes=None if settings.defect_classes is None else frozenset(settings.defect_classes),
+            draw=None if settings.annotate_dir is None else Annotator(settings.annotate_dir).draw,
+            stall_s=settings.camera_stall_seconds,
             run_detect=self.world.lane(),
             run_frames=self.world.lane,
+            run_live=leaving_lane if self.world.lane is thread_lane else self.world.lane,
             stopping=self.pipeline.stopping,
             vision=self.pipeline.cells.vision,
             now=self.world.now,
@@ -330,6 +346,13 @@ def _client(settings: Settings, world: Ports) -> CloudClient:
         key=ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file),
         run_sync=world.lane(),
     )
+
+
+def _sources(settings: Settings, world: Ports) -> Sequence[Source]:
+    buffer = Path(settings.buffer_db_path)
+    recent = partial(recent_ids, buffer)
+    memory = Memory(folder=buffer.parent / "cursors", recent=recent, after=settings.after_accept)
+    return parse_sources(",".join(settings.sources), now=world.now, memory=memory)
 
 
 def _store_options(settings: Settings, world: Ports) -> StoreOptions:

@@ -54,6 +54,28 @@ class WhenFull(enum.Enum):
     stays. Right where the beginning of an incident is what will be asked for."""
 
 
+class DetectorKind(enum.Enum):
+    """What runs the model."""
+
+    AUTO = "auto"
+    """Ultralytics where it is installed, plain ONNX Runtime where not."""
+    ULTRALYTICS = "ultralytics"
+    """Any file that Ultralytics can load. Some 6 GB of packages, 600 MB of memory."""
+    ONNXRUNTIME = "onnxruntime"
+    """`.onnx` files only. Some 150 MB of packages, 100 MB of memory; the same boxes."""
+
+
+class AfterAccept(enum.Enum):
+    """What happens to an image file in a watched folder once its prediction is durable."""
+
+    KEEP = "keep"
+    """It stays where it is, and is not read again."""
+    MOVE = "move"
+    """It moves into the folder `accepted` beside it."""
+    DELETE = "delete"
+    """It is gone. Right where the image itself is of no use afterwards, and the disk is small."""
+
+
 _SECONDS = values.number(0, 86_400, above=True)
 _KEY = values.key(API_KEY_CHARS_MAX)
 
@@ -157,6 +179,30 @@ class Settings:
         values.SOURCES, ("samples",), "", "Where frames come from; 'samples' are the frames that ship with the device."
     )
     confidence: float = _setting(values.number(0, 1), 0.25, "fraction", "Detections below this are not reported.")
+    iou: float = _setting(
+        values.number(0, 1), 0.6, "fraction", "Of boxes of a class that overlap more than this, the best stays."
+    )
+    defect_classes: tuple[str, ...] | None = _setting(
+        values.optional(values.NAMES, "all"), None, "", "The classes that make an image defective; 'all' of them."
+    )
+    detector: DetectorKind = _setting(
+        values.choice(DetectorKind),
+        DetectorKind.AUTO,
+        "",
+        "What runs the model; 'auto': Ultralytics if it is there.",
+    )
+    annotate_dir: Path | None = _setting(
+        values.optional(values.PATH, "none"),
+        None,
+        "path",
+        "Where the latest frames with boxes drawn are kept.",
+    )
+    after_accept: AfterAccept = _setting(
+        values.choice(AfterAccept), AfterAccept.KEEP, "", "What becomes of a watched folder's file once it is durable."
+    )
+    camera_stall_seconds: float = _setting(
+        _SECONDS, 15.0, "seconds", "A camera that gives no frame for so long is taken for stuck, and opened again."
+    )
     shutdown_grace_seconds: float = _setting(
         _SECONDS, 10.0, "seconds", "How long a stop may take until everything accepted is safe and the rest is cut."
     )

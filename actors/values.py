@@ -183,8 +183,16 @@ def _read_sources(value: object) -> tuple[str, ...]:
     return tuple(read_text(name) for name in names)
 
 
+def _read_names(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError
+    return tuple(dict.fromkeys(read_text(name) for name in names))
+
+
 SWITCH = Kind("true or false", _read_switch)
 PATH = Kind("a path", _read_path)
 ADDRESS = Kind("an http:// or https:// address with a host, without user or password", _read_address)
 SOURCES = Kind("'samples', or files, folders and camera addresses with commas between", _read_sources)
 BIND = Kind("host:port; port 0 takes any free one", _read_bind)
+NAMES = Kind("names with commas between", _read_names)

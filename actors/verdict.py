@@ -159,7 +159,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Bytes of payload."""
-        return sum(len(record.payload) for record in self.records)
+        return sum([len(record.payload) for record in self.records])
 
 
 @attrs.define
@@ -238,11 +238,8 @@ def _take(done: Settlement, piece: Piece, verdict: Verdict) -> None:
     """Enter a piece that the cloud took: its rejected records are refused, the others sent."""
     assert verdict.answer is not None
     rejected = {rejection.index: rejection.error for rejection in verdict.answer.rejected}
-    for index, record in enumerate(piece.records):
-        if index in rejected:
-            done.refused.append((record.seq, rejected[index][:REASON_CHARS_MAX]))
-        else:
-            done.sent.append(record.seq)
+    done.sent += [record.seq for index, record in enumerate(piece.records) if index not in rejected]
+    done.refused += [(piece.records[index].seq, rejected[index][:REASON_CHARS_MAX]) for index in sorted(rejected)]
     done.losses += piece.losses
     done.duplicates += verdict.answer.duplicates
     done.conflicts += verdict.answer.conflicts
@@ -289,8 +286,19 @@ def _halves(piece: Piece) -> tuple[Piece, Piece]:
     return Piece(piece.records[:middle]), Piece(piece.records[middle:])
 
 
+def _fits(piece: Piece, room: Room) -> bool:
+    return (
+        len(piece.records) <= wire.BATCH_RECORDS_MAX
+        and len(piece.losses) <= wire.LOSSES_MAX
+        and (len(piece.records) < 2 or piece.size <= room.bytes_max)
+    )
+
+
 def _to_fit(records: Sequence[Stored], losses: Sequence[wire.Loss], room: Room) -> list[Piece]:
     """The batch in pieces that the cloud is thought to take, as a stack: the first one last."""
+    whole = Piece(tuple(records), tuple(losses))
+    if _fits(whole, room):
+        return [whole] if records or losses else []
     groups: list[list[Stored]] = []
     size = 0
     for record in records:

@@ -1,7 +1,7 @@
 """The model behind a small door: `load` it once, then `detect` what an image shows.
 
-Ultralytics runs it, imported when a model is loaded and kept offline: nothing is downloaded or installed, nothing is
-reported home. One owner at a time: calls must not overlap.
+Here Ultralytics runs it, imported when a model is loaded and kept offline: nothing is downloaded or installed, nothing
+is reported home. One owner at a time: calls must not overlap. Other detectors: `detectors.py` chooses.
 """
 
 import atexit
@@ -13,10 +13,10 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -77,6 +77,32 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchDetector(Detector, Protocol):
+    """A model that looks at several images in one go."""
+
+    def detect_many(self, images: Sequence[Image]) -> list[Sight]:
+        """What each of `images` shows, in order; `DetectorError` if the model fails on any of them."""
+        ...
+
+
+def detect_many(detector: Detector, images: Sequence[Image]) -> list[Sight | DetectorError]:
+    """What each image shows, or why nothing can be said of it: one bad image never costs its neighbours."""
+    if isinstance(detector, BatchDetector) and len(images) > 1:
+        try:
+            return list(detector.detect_many(images))
+        except DetectorError:
+            pass  # one by one, to learn which
+    return [_detect_one(detector, image) for image in images]
+
+
+def _detect_one(detector: Detector, image: Image) -> Sight | DetectorError:
+    try:
+        return detector.detect(image)
+    except DetectorError as exc:
+        return exc
+
+
 def default_model_path() -> Path:
     """The built-in model."""
     return Path(__file__).parent.parent / "assets" / "surface-defects.onnx"
@@ -128,20 +154,20 @@ class UltralyticsDetector:
 
     def load(self) -> None:
         """Import Ultralytics, load the file, predict once; `DetectorError` names what is wrong."""
-        self._check_given()
+        check_given(self._given, self._path)
         yolo = _import_yolo(self._config_dir)
         import numpy as np  # noqa: PLC0415 (only where there is a model to load)
         import torch  # noqa: PLC0415
 
-        self._failures = _failures()
+        self._failures = failures()
         blank = np.zeros((WARM_UP_SIDE_PX, WARM_UP_SIDE_PX, 3), np.uint8)
         try:
             with _calm_sessions(self._threads):
                 model = yolo(str(self._path), task="detect" if self._path.suffix == ".onnx" else None)
                 model.predict(blank, **self._options)
-            version = _digest(self._path)[:VERSION_CHARS]
+            version = digest(self._path)[:VERSION_CHARS]
         except self._failures as exc:
-            raise DetectorError(f"MODEL_PATH {self._given} can't be loaded as a model ({_why(exc)}); {REMEDY}") from exc
+            raise DetectorError(f"MODEL_PATH {self._given} can't be loaded as a model ({why(exc)}); {REMEDY}") from exc
         task = getattr(model.predictor.model, "task", None) or model.task
         if task != "detect":
             raise DetectorError(f"MODEL_PATH {self._given} is a model for {task!r}; it takes one for 'detect'")
@@ -149,53 +175,68 @@ class UltralyticsDetector:
         self._version = version
         self._model = model
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of what the model can see, once loaded."""
+        return () if self._model is None else tuple(str(name) for name in self._model.names.values())
+
     def detect(self, image: Image) -> Sight:
         """The boxes above the confidence, in pixels of `image`."""
+        return self.detect_many([image])[0]
+
+    def detect_many(self, images: Sequence[Image]) -> list[Sight]:
+        """As `detect`, for each image; the time is shared out evenly."""
         assert self._model is not None, "load() comes before detect()"
         started = time.perf_counter()
         try:
-            result = self._model.predict(image, **self._options)[0]
-            rows = result.boxes.data.tolist()
+            results = self._model.predict(list(images), **self._options)
+            seen = [(result.names, result.boxes.data.tolist()) for result in results]
         except self._failures as exc:
-            raise DetectorError(f"model {self.model_name} failed on an image ({_why(exc)}); {REMEDY}") from exc
-        height, width = image.shape[:2]
-        detections = tuple(
-            tidy(str(result.names.get(int(kind), int(kind))), score, (x1, y1, x2, y2), (width, height))
-            for x1, y1, x2, y2, score, kind in rows
-            if all(map(math.isfinite, (x1, y1, x2, y2, score, kind)))
-        )
-        return Sight(detections, round((time.perf_counter() - started) * 1000, 2))
+            raise DetectorError(f"model {self.model_name} failed on an image ({why(exc)}); {REMEDY}") from exc
+        found = [sort_out(rows, names, image) for image, (names, rows) in zip(images, seen, strict=True)]
+        each_ms = round((time.perf_counter() - started) * 1000 / len(images), 2)
+        return [Sight(detections, each_ms) for detections in found]
 
-    def _check_given(self) -> None:
-        if "://" in self._given:
-            raise DetectorError(f"MODEL_PATH {self._given} is an address, and nothing is downloaded; {REMEDY}")
-        if not self._path.exists():
-            raise DetectorError(
-                f"MODEL_PATH {self._given} does not exist on this device, and nothing is downloaded; {REMEDY}"
-            )
-        if self._path.suffix.lower() in (".yaml", ".yml"):
-            raise DetectorError(f"MODEL_PATH {self._given} describes a network but holds no weights; {REMEDY}")
+
+def sort_out(rows: Sequence[Sequence[float]], names: Mapping[int, str], image: Image) -> tuple[Detection, ...]:
+    """Rows of x1, y1, x2, y2, score, class as detections; what is no number never reaches the wire."""
+    height, width = image.shape[:2]
+    return tuple(
+        tidy(str(names.get(int(kind), int(kind))), score, (x1, y1, x2, y2), (width, height))
+        for x1, y1, x2, y2, score, kind in rows
+        if all(map(math.isfinite, (x1, y1, x2, y2, score, kind)))
+    )
+
+
+def check_given(given: str, path: Path) -> None:
+    """`DetectorError` with the remedy for a MODEL_PATH that is no file with weights."""
+    if "://" in given:
+        raise DetectorError(f"MODEL_PATH {given} is an address, and nothing is downloaded; {REMEDY}")
+    if not path.exists():
+        raise DetectorError(f"MODEL_PATH {given} does not exist on this device, and nothing is downloaded; {REMEDY}")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DetectorError(f"MODEL_PATH {given} describes a network but holds no weights; {REMEDY}")
 
 
 def _clip(value: float, top: float, digits: int) -> float:
     return round(min(max(value, 0.0), float(top)), digits)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     """An error of the libraries in one line."""
     text = str(error).strip().partition("\n")[0].removeprefix("ERROR ❌️ ")
     return f"{type(error).__name__}: {text[:REASON_CHARS_MAX]}"
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """The SHA-256 of a file, or of all the files of a model that is a folder."""
-    digest = hashlib.sha256()
+    sha = hashlib.sha256()
     for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if part.is_file():
             with part.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
-    return digest.hexdigest()
+                    sha.update(chunk)
+    return sha.hexdigest()
 
 
 def _import_yolo(config_dir: Path | None) -> Any:
@@ -217,7 +258,7 @@ def _temporary_folder() -> str:
     return folder
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """What a model that is none, is damaged, or does not fit an image makes the libraries raise."""
     own = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError)
     more = (pickle.UnpicklingError, RuntimeError, TypeError, ValueError)

@@ -7,27 +7,32 @@ import glob
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import attrs
 
 from actors.ports.cameras import CameraSource, VideoSource, shown
+from actors.ports.cursors import Cursor, Mark, cursor_path
+from actors.ports.folders import IMAGE_SUFFIXES, FolderSource, images_in
 from actors.ports.images import (
     Frame,
     FrameUnreadable,
     Image,
     ImageGiven,
     LibraryMissing,
+    NoFrameYet,
     SourceDown,
     decode_image,
     image_id,
     opencv,
 )
+from actors.settings import AfterAccept
 
 __all__ = [
+    "Abandonable",
     "CameraSource",
     "FolderSource",
     "Frame",
@@ -35,6 +40,8 @@ __all__ = [
     "Image",
     "ImageGiven",
     "LibraryMissing",
+    "NoFrameYet",
+    "Resumable",
     "SampleSource",
     "Source",
     "SourceDown",
@@ -45,7 +52,6 @@ __all__ = [
     "parse_sources",
 ]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 STREAM_SCHEMES = frozenset({"http", "https", "rtmp", "rtsp", "rtsps", "udp"})
 SAMPLE_PERIOD_S = 0.2
@@ -61,7 +67,10 @@ class SourcesWrong(ValueError):
 
 
 class Source(Protocol):
-    """Gives frames, one `read` after another. `open` after `close` goes on where the source stood."""
+    """Gives frames, one `read` after another. `open` after `close` goes on where the source stood.
+
+    A source that is not `live` never skips a frame; it may be `Resumable`. One that is may be `Abandonable`.
+    """
 
     @property
     def name(self) -> str:
@@ -83,7 +92,10 @@ class Source(Protocol):
         ...
 
     def read(self) -> Frame | None:
-        """The next frame; None when the source has ended. Raises `FrameUnreadable` (read on) or `SourceDown`."""
+        """The next frame; None when the source has ended.
+
+        Raises `FrameUnreadable` (read on), `NoFrameYet` (read on after a pause) or `SourceDown`.
+        """
         ...
 
     def close(self) -> None:
@@ -91,43 +103,22 @@ class Source(Protocol):
         ...
 
 
-@attrs.define(eq=False)
-class FolderSource:
-    """The image files of a folder that match `pattern`, sorted by name, each read once."""
+@runtime_checkable
+class Resumable(Source, Protocol):
+    """A source that a restart takes up where the last durable prediction was."""
 
-    name: str
-    folder: Path
-    pattern: str = "*"
-    live: bool = attrs.field(default=False, init=False)
-    period_s: float = attrs.field(default=0.0, init=False)
-    _now: Callable[[], float] = attrs.field(default=time.time, kw_only=True)
-    _waiting: Iterator[Path] | None = attrs.field(default=None, init=False)
+    def accepted(self, marks: Sequence[Mark], passed: Sequence[Mark] = ()) -> None:
+        """The frames with these marks are durable, in the order of reading; of those `passed` nothing could be said."""
+        ...
 
-    def open(self) -> None:
-        """List the files once; `SourceDown` while the folder, or the one file that was named, is not there."""
-        opencv()  # missing, it is missed now
-        if self._waiting is not None:
-            return
-        try:
-            found = _images(self.folder, self.pattern) if self.folder.is_dir() else None
-        except OSError as exc:
-            raise SourceDown(f"folder {self.folder} can't be read ({exc.strerror}); mend its permissions") from exc
-        if found is None:
-            raise SourceDown(f"folder {self.folder} does not exist; create or mount it, or correct SOURCES")
-        if not found and not glob.has_magic(self.pattern.replace("[[]", "")):
-            raise SourceDown(f"image {self.folder / self.pattern} does not exist; put it there, or correct SOURCES")
-        self._waiting = iter(found)
 
-    def read(self) -> Frame | None:
-        """The next file's image; `FrameUnreadable` for a file that holds none."""
-        path = next(self._waiting or iter(()), None)
-        if path is None:
-            return None
-        image = decode_image(path)
-        return Frame(image_id(self.name, str(path.relative_to(self.folder))), self.name, image, self._now())
+@runtime_checkable
+class Abandonable(Source, Protocol):
+    """A source whose calls may hang for ever."""
 
-    def close(self) -> None:
-        """Nothing is held open between two reads."""
+    def abandon(self) -> None:
+        """A call hangs in its thread and is left to it: forget the device, which the next `open` opens anew."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -146,7 +137,7 @@ class SampleSource:
     def open(self) -> None:
         """List the samples; `SourceDown` if the installation lacks them."""
         opencv()
-        self._paths = _images(self.folder, "*")
+        self._paths = images_in(self.folder)
         if not self._paths:
             raise SourceDown(f"no sample frames in {self.folder}; install holdfast again, or set SOURCES")
         self._started_at = self._started_at or self._now()
@@ -162,62 +153,91 @@ class SampleSource:
         """Nothing is held open between two reads."""
 
 
-def _images(folder: Path, pattern: str) -> list[Path]:
-    found = (folder / hit for hit in glob.iglob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207 (takes an escaped name)
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+@attrs.frozen(kw_only=True)
+class Memory:
+    """What a source may know of earlier sessions: the folder of the cursors, and what the buffer took last."""
+
+    folder: Path | None = None
+    recent: Callable[[], Mapping[str, float]] = dict
+    after: AfterAccept = AfterAccept.KEEP
+
+    def cursor(self, source: str, of: Path) -> Cursor:
+        """The cursor of a source that reads `of`."""
+        return Cursor(cursor_path(self.folder, source) if self.folder else None, str(of.absolute()))
+
+
+@attrs.frozen
+class _Reader:
+    now: Callable[[], float]
+    sample_period_s: float
+    memory: Memory
 
 
 def parse_sources(
-    text: str, *, now: Callable[[], float] = time.time, sample_period_s: float = SAMPLE_PERIOD_S
+    text: str,
+    *,
+    now: Callable[[], float] = time.time,
+    sample_period_s: float = SAMPLE_PERIOD_S,
+    memory: Memory | None = None,
 ) -> tuple[Source, ...]:
     """The sources that the SOURCES setting names; `SourcesWrong` if it can't be understood. Opens nothing.
 
-    An empty text and `none` mean no source at all.
+    An empty text and `none` mean no source at all. A folder is watched; a glob or an image is read once.
     """
     given = [part.strip() for part in text.split(",") if part.strip()]
     if given == ["none"]:
         return ()
-    sources = tuple(_parse(part, now, sample_period_s) for part in given)
+    reader = _Reader(now, sample_period_s, memory or Memory())
+    sources = tuple(_parse(part, reader) for part in given)
     name, times = Counter(source.name for source in sources).most_common(1)[0] if sources else ("", 0)
     if times > 1:
         raise SourcesWrong(f"SOURCES: {times} sources are called {name!r}; name them apart: first=…,second=…")
     return sources
 
 
-def _parse(part: str, now: Callable[[], float], sample_period_s: float) -> Source:
+def _parse(part: str, reader: _Reader) -> Source:
     named = re.fullmatch(r"([A-Za-z0-9_.-]{1,64})=(.+)", part)
     name, spec = named.groups() if named else ("", part)
     if spec == "samples":
-        return SampleSource(name or "samples", sample_period_s, now=now)
+        return SampleSource(name or "samples", reader.sample_period_s, now=reader.now)
     if spec.isdecimal():
-        return CameraSource(name or f"camera-{spec}", int(spec), now=now)
+        return CameraSource(name or f"camera-{spec}", int(spec), now=reader.now)
     if "://" in spec:
-        return _stream(name, spec, now)
-    return _on_disk(name, Path(spec).expanduser(), now)
+        return _stream(name, spec, reader)
+    return _on_disk(name, Path(spec).expanduser(), reader)
 
 
-def _on_disk(name: str, path: Path, now: Callable[[], float]) -> Source:
+def _on_disk(name: str, path: Path, reader: _Reader) -> Source:
     """What a path means. One that does not exist yet is taken by its looks: a disk may be mounted later."""
     magic, suffix = glob.has_magic(str(path)) and not path.exists(), path.suffix.lower()
-    if path.is_relative_to("/dev"):
-        return CameraSource(name or path.name, str(path), now=now)
+    if path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm"):  # noqa: S108 - files in memory, not devices
+        return CameraSource(name or path.name, str(path), now=reader.now)
     if magic:
         fixed = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        return FolderSource(name or fixed.resolve().name or "root", fixed, str(path.relative_to(fixed)), now=now)
+        return _folder(name or fixed.resolve().name or "root", fixed, str(path.relative_to(fixed)), reader)
     if path.is_dir() or (not suffix and len(path.parts) > 1 and not path.exists()):
-        return FolderSource(name or path.resolve().name or "root", path, now=now)
+        return _folder(name or path.resolve().name or "root", path, "*", reader, watch=True)
     if suffix in VIDEO_SUFFIXES:
-        return VideoSource(name or path.stem, path, now=now)
+        cursor = reader.memory.cursor(name or path.stem, path)
+        return VideoSource(name or path.stem, path, cursor=cursor, recent=reader.memory.recent, now=reader.now)
     if suffix in IMAGE_SUFFIXES:
-        return FolderSource(name or path.stem, path.parent, glob.escape(path.name), now=now)
+        return _folder(name or path.stem, path.parent, glob.escape(path.name), reader)
     raise SourcesWrong(f"SOURCES: {str(path)!r} is no source on this device; it takes {SOURCES_TAKE}")
 
 
-def _stream(name: str, address: str, now: Callable[[], float]) -> Source:
+def _folder(name: str, folder: Path, pattern: str, reader: _Reader, *, watch: bool = False) -> FolderSource:
+    memory = reader.memory
+    cursor = memory.cursor(name, folder / pattern)
+    return FolderSource(
+        name, folder, pattern, watch=watch, after=memory.after, cursor=cursor, recent=memory.recent, now=reader.now
+    )
+
+
+def _stream(name: str, address: str, reader: _Reader) -> Source:
     parts = urlsplit(address)
     if parts.scheme.lower() not in STREAM_SCHEMES or not parts.hostname:
         schemes = ", ".join(sorted(STREAM_SCHEMES))
         raise SourcesWrong(
             f"SOURCES: {shown(address)!r} is no stream's address; it takes SCHEME://HOST… with {schemes}"
         )
-    return CameraSource(name or parts.hostname, address, now=now)
+    return CameraSource(name or parts.hostname, address, now=reader.now)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
+from actors.ports.cursors import Mark
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -41,18 +43,26 @@ class SourceDown(Exception):
     """The source gives no frames just now, and the text says why. Close it, wait a little, open it again."""
 
 
+class NoFrameYet(Exception):
+    """The source has nothing now and may have something later: ask again after a pause."""
+
+
 class LibraryMissing(Exception):
     """OpenCV is not there, and images can't be read without it."""
 
 
 @attrs.frozen(eq=False)
 class Frame:
-    """One image, where it came from, and when (seconds since 1970). `image_id` is never given twice by a source."""
+    """One image, where it came from, and when (seconds since 1970). `image_id` is never given twice by a source.
+
+    `mark` is what the source wants to hear of again once the prediction is durable.
+    """
 
     image_id: str
     source: str
     image: Image
     captured_at: float
+    mark: Mark | None = None
 
 
 def decode_image(image: ImageGiven) -> Image:

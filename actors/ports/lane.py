@@ -27,6 +27,19 @@ def thread_lane() -> RunSync:
     return run
 
 
+def leaving_lane(hung_max: int = 3) -> RunSync:
+    """A lane for calls that may hang: one that is cancelled is left behind in its thread, and the next one goes on.
+
+    At most `hung_max` threads are left behind; then a call waits until one of them comes back. Their results are lost.
+    """
+    limiter = trio.CapacityLimiter(1 + hung_max)
+
+    async def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
+
+    return run
+
+
 async def run_inline(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """The lane of tests on a virtual clock, where a thread would let the clock run away."""
     await trio.lowlevel.checkpoint()

@@ -51,7 +51,7 @@ def test_goes_back_by_one_when_answers_take_twice_the_best():
 
 def test_quick_answers_are_no_sign_of_load_whatever_the_best_was():
     pace = after(Pace(1000, in_flight=4), attrs.evolve(GOOD, seconds=0.001))
-    assert after(pace, attrs.evolve(GOOD, seconds=0.09)).in_flight == 6
+    assert after(pace, attrs.evolve(GOOD, seconds=0.019)).in_flight == 6
 
 
 def test_too_large_halves_the_batch_and_not_the_requests():

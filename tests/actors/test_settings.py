@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from actors.settings import (
     FIELDS,
+    AfterAccept,
+    DetectorKind,
     Settings,
     SettingsError,
     WhenFull,
@@ -44,6 +46,12 @@ CONTRACT = {
     "MODEL_PATH": None,
     "SOURCES": ("samples",),
     "CONFIDENCE": 0.25,
+    "IOU": 0.6,
+    "DEFECT_CLASSES": None,
+    "DETECTOR": DetectorKind.AUTO,
+    "ANNOTATE_DIR": None,
+    "AFTER_ACCEPT": AfterAccept.KEEP,
+    "CAMERA_STALL_SECONDS": 15,
     "SHUTDOWN_GRACE_SECONDS": 10,
     "STATUS_BIND": "127.0.0.1:8000",
 }

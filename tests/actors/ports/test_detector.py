@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trio_util import AsyncValue
 
 from actors import inference
-from actors.messages import Accept, Vision
+from actors.messages import Accept, Entry, Receipt, Vision
 from actors.ports.detector import DetectorError, UltralyticsDetector, default_model_path, tidy
 from actors.ports.frames import SAMPLE_FOLDER, FolderSource, decode_image
 from actors.ports.lane import thread_lane
@@ -245,9 +245,14 @@ async def test_real_frames_through_the_real_model_in_its_thread_become_predictio
                     rng=random.Random(1),
                 )
             )
+            entries: list[Entry] = []
+            for seq in range(1, 13):
+                accept = await accepted.receive()
+                entries += accept.entries
+                assert accept.reply is not None, "a file's receipt is awaited"
+                accept.reply.put((Receipt("s", seq, durable=True),))
             await vision.wait_value(lambda seen: seen.finished)
             requests_in.close()
-    entries = [accept.entries[0] async for accept in accepted]
     assert [entry.image_id for entry in entries] == [f"line/surface-{number:02d}.jpg" for number in range(1, 13)]
     predictions = [check_payload(entry.body) for entry in entries]
     assert sum(prediction.defect_detected for prediction in predictions) >= 6

@@ -277,6 +277,7 @@ def test_no_source_is_a_choice(text):
         ("demo=samples", SampleSource, "demo"),
         ("0", CameraSource, "camera-0"),
         ("/dev/video2", CameraSource, "video2"),
+        ("/dev/shm/belt", FolderSource, "belt"),
         ("rtsp://me:pw@cam.local:554/1?a=b", CameraSource, "cam.local"),
         ("door=rtsp://cam.local/1?a=b", CameraSource, "door"),
         ("/data/clip.MP4", VideoSource, "clip"),
@@ -315,7 +316,7 @@ def test_a_single_image_is_read_although_its_name_looks_like_a_glob(tmp_path):
 def test_a_relative_folder_is_taken_from_where_the_device_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "belt" / "a.png")
-    assert read_all(parse_sources("belt")[0]) == (["belt/a.png"], [])
+    assert read_all(parse_sources("belt/*")[0]) == (["belt/a.png"], [])
 
 
 def test_an_image_that_is_not_there_is_told_by_name(tmp_path):

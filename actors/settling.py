@@ -1,0 +1,95 @@
+"""Between reading and the disk: the freshest frame of a camera, and the files whose receipts are awaited."""
+
+from collections import deque
+
+import attrs
+import trio
+from trio_util import AsyncValue
+
+from actors.messages import Receipt, Reply, Vision
+from actors.ports.cursors import Mark
+from actors.ports.frames import Frame, Resumable, SourceDown
+from actors.ports.lane import RunSync
+
+UNSETTLED_MAX = 32
+"""Frames of one source that may wait for their receipts."""
+
+
+@attrs.define(eq=False)
+class Slot:
+    """Room for one frame, the freshest; a frame that was replaced unseen is counted as skipped."""
+
+    vision: AsyncValue[Vision]
+    down: SourceDown | None = None
+    _frame: Frame | None = attrs.field(default=None, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
+    _news: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def put(self, frame: Frame) -> None:
+        """The freshest frame."""
+        if self._frame is not None:
+            self.vision.value = attrs.evolve(self.vision.value, skipped=self.vision.value.skipped + 1)
+        self._frame = frame
+        self._news.set()
+
+    def end(self) -> None:
+        """No frame will come any more."""
+        self._ended = True
+        self._news.set()
+
+    async def take(self) -> Frame | None:
+        """The freshest frame as soon as there is one that was not taken; None at the end."""
+        while self._frame is None and not self._ended:
+            self._news = trio.Event()
+            await self._news.wait()
+        frame, self._frame = self._frame, None
+        return frame
+
+
+@attrs.define(eq=False)
+class Ledger:
+    """Frames of a source that wait for their receipts; durable ones are told to the source in the order of reading."""
+
+    source: Resumable
+    lane: RunSync
+    _open: deque[tuple[Mark, Reply[tuple[Receipt, ...]]]] = attrs.field(factory=deque, init=False)
+    _room: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(UNSETTLED_MAX), init=False)
+    _news: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _empty: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    async def expect(self, mark: Mark) -> Reply[tuple[Receipt, ...]]:
+        """The reply that a frame's receipt will come in; waits while too many wait."""
+        await self._room.acquire()
+        reply = Reply[tuple[Receipt, ...]]()
+        self._open.append((mark, reply))
+        self._news.set()
+        return reply
+
+    async def settled(self) -> None:
+        """All frames that were expected have their receipts, and the durable ones are noted."""
+        while self._open:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    async def run(self) -> None:
+        """Note receipts, several in one stroke where several came. Runs until cancelled."""
+        while True:
+            if not self._open:
+                self._empty.set()
+                self._news = trio.Event()
+                await self._news.wait()
+            ready = [await self._open[0][1].wait()]
+            while len(ready) < len(self._open) and self._open[len(ready)][1].given:
+                ready.append(await self._open[len(ready)][1].wait())
+            settled = [(mark, receipts) for (mark, _), receipts in zip(self._open, ready, strict=False)]
+            durable = [mark for mark, receipts in settled if _durable(receipts)]
+            passed = [mark for mark, receipts in settled if not receipts]
+            if durable or passed:
+                await self.lane(self.source.accepted, durable, passed)
+            for _ in ready:
+                self._open.popleft()
+                self._room.release()
+
+
+def _durable(receipts: tuple[Receipt, ...]) -> bool:
+    return bool(receipts) and all(receipt.durable and receipt.seq is not None for receipt in receipts)

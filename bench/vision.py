@@ -1,0 +1,372 @@
+"""What seeing costs: frames a second by runtime and batch, the loop's lag beside it, and what durability adds.
+
+    python -m bench.vision [--pt WEIGHTS] [--seconds S]
+
+Each figure comes from a process of its own. The stock-size model has random weights: its boxes mean nothing, its time
+does.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio_util import AsyncValue
+
+from actors import inference
+from actors.messages import Accept, Receipt, Vision
+from actors.pipeline import Ports, open_pipeline
+from actors.ports.cursors import Cursor
+from actors.ports.detector import Detector, DetectorError, default_model_path, detect_many
+from actors.ports.detectors import make_detector
+from actors.ports.frames import SAMPLE_FOLDER, FolderSource, decode_image
+from actors.ports.lane import thread_lane
+from actors.settings import DetectorKind, Settings
+from bench import child, table
+from bench.table import Line
+
+WARM_UP = 20
+ROUNDS = 5
+LAG_P99_MAX_MS = 5.0
+COST_MAX = 0.02
+RSS_MAX_MB = 150
+TICK_S = 0.001
+SMALL, STOCK = "built-in, 256 px", "YOLO11n, 640 px"
+FRAMES = 1_500
+FRAME_SIZE = {SMALL: (256, 256), STOCK: (1280, 720)}
+
+
+# --- in a process of its own
+
+
+def runtime(*, kind: str, path: str, batch: int, width: int, height: int, seconds: float) -> dict[str, float]:
+    """One detector on the sample frames, back to back: milliseconds a frame, its parts, and the memory it takes."""
+    started = time.perf_counter()
+    detector = make_detector(DetectorKind(kind), Path(path))
+    detector.load()
+    ready_s = time.perf_counter() - started
+    images = _images(width, height, batch)
+    inside = _watch_the_graph(detector)
+    for _ in range(WARM_UP):
+        detect_many(detector, images)
+    inside.clear()
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        before = time.perf_counter()
+        answers = detect_many(detector, images)
+        took.append((time.perf_counter() - before) * 1000 / batch)
+        assert not any(isinstance(answer, DetectorError) for answer in answers)
+    graph = sum(inside) * 1000 / (len(took) * batch)
+    mean = statistics.fmean(took)
+    return {
+        "ms": statistics.median(took),
+        "p95_ms": table.percentile(took, 0.95),
+        "per_s": 1000 / mean,
+        "around": 1 - graph / mean,
+        "ready_s": ready_s,
+        "rss_mb": _rss_mb(),
+    }
+
+
+def as_it_comes(path: str, width: int, height: int, seconds: float) -> float:
+    """Ultralytics' own predictor with its own settings: the median of milliseconds a frame."""
+    from actors.ports.detector import _import_yolo  # noqa: PLC0415 - offline, as ours
+
+    model = _import_yolo(None)(path, task="detect" if path.endswith(".onnx") else None)
+    (image,) = _images(width, height, 1)
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(took) < WARM_UP or time.perf_counter() < end:
+        before = time.perf_counter()
+        model.predict(image, verbose=False)
+        took.append((time.perf_counter() - before) * 1000)
+    return statistics.median(took[WARM_UP:] or took)
+
+
+def lag(kind: str, path: str, width: int, height: int, seconds: float) -> dict[str, float]:
+    """How late a 1 ms ticker wakes while a detector (`kind` empty: none) works in its lane, in milliseconds."""
+    detector = make_detector(DetectorKind(kind), Path(path)) if kind else None
+    late: list[float] = []
+    seen = 0
+
+    async def work(detector: Detector) -> None:
+        nonlocal seen
+        lane, images = thread_lane(), _images(width, height, 1)
+        while True:
+            await lane(detector.detect, images[0])
+            seen += 1
+
+    async def main() -> None:
+        if detector is not None:
+            detector.load()
+        async with trio.open_nursery() as nursery:
+            if detector is not None:
+                nursery.start_soon(work, detector)
+                await trio.sleep(0.5)
+            end = time.perf_counter() + seconds
+            while (before := time.perf_counter()) < end:
+                await trio.sleep(TICK_S)
+                late.append((time.perf_counter() - before - TICK_S) * 1000)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    return {
+        "p50": table.percentile(late, 0.5),
+        "p99": table.percentile(late, 0.99),
+        "max": max(late),
+        "per_s": seen / seconds,
+    }
+
+
+def end_to_end(path: str, folder: str, frames: int, durable: bool) -> dict[str, float]:
+    """A folder of frames to the last receipt: wall and CPU milliseconds a frame, with the disk or with a stand-in."""
+    detector = make_detector(DetectorKind.ONNXRUNTIME, Path(path))
+    detector.load()
+    with tempfile.TemporaryDirectory(dir=table.OUT) as place:
+        cursor = Cursor(Path(place) / "cursor.jsonl", "frames") if durable else Cursor()
+        source = FolderSource("line", Path(folder), cursor=cursor)
+        run = _durably if durable else _in_memory
+        return trio.run(run, detector, source, Path(place), frames)
+
+
+async def _durably(detector: Detector, source: FolderSource, place: Path, frames: int) -> dict[str, float]:
+    settings = Settings(buffer_db_path=place / "buffer.db", cloud_logging_enabled=False)
+    async with open_pipeline(settings, Ports(detector=detector, sources=(source,))) as pipeline:
+        started, cpu = time.perf_counter(), time.process_time()  # the buffer is open, no frame is read yet
+        vision = await pipeline.cells.vision.wait_value(lambda seen: seen.finished)
+        assert vision.frames == frames
+        return _cost(started, cpu, frames)
+
+
+async def _in_memory(detector: Detector, source: FolderSource, _place: Path, frames: int) -> dict[str, float]:
+    """The same actor, but whoever takes its predictions says at once that they are safe."""
+    accepts, accepted = trio.open_memory_channel[Accept](64)
+    requests_in, requests = trio.open_memory_channel[inference.ImageRequest](1)
+    vision = AsyncValue(Vision())
+    receipt = Receipt("none", 1, durable=True)
+
+    async def take() -> None:
+        async for accept in accepted:
+            if accept.reply is not None:
+                accept.reply.put((receipt,))
+
+    started, cpu = time.perf_counter(), time.process_time()
+    async with trio.open_nursery() as nursery:
+        knobs: dict[str, Any] = {"run_detect": thread_lane(), "run_frames": thread_lane, "vision": vision}
+        knobs |= {"now": time.time, "rng": random.SystemRandom(), "stopping": trio.Event()}
+        nursery.start_soon(take)
+        nursery.start_soon(partial(inference.run, requests, accepts, sources=(source,), detector=detector, **knobs))
+        await vision.wait_value(lambda seen: seen.finished)
+        result = _cost(started, cpu, frames)
+        requests_in.close()
+    return result
+
+
+def _cost(started: float, cpu: float, frames: int) -> dict[str, float]:
+    wall_ms = (time.perf_counter() - started) * 1000 / frames
+    return {"wall_ms": wall_ms, "cpu_ms": (time.process_time() - cpu) * 1000 / frames}
+
+
+def stock_model(folder: str) -> str:
+    """An ONNX file of stock size with random weights, exported as the documents advise."""
+    import os  # noqa: PLC0415
+
+    from actors.ports.detector import _import_yolo  # noqa: PLC0415
+
+    os.chdir(folder)
+    made = _import_yolo(Path(folder))("yolo11n.yaml").export(
+        format="onnx", imgsz=640, nms=True, conf=0.25, iou=0.6, simplify=False
+    )
+    return str(Path(made).absolute())
+
+
+def _watch_the_graph(detector: Any) -> list[float]:
+    """Seconds of every run of the network itself, from now on."""
+    inside: list[float] = []
+    holder, name = _network(detector)
+    run = getattr(holder, name)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        before = time.perf_counter()
+        try:
+            return run(*args, **kwargs)
+        finally:
+            inside.append(time.perf_counter() - before)
+
+    try:
+        setattr(holder, name, watched)
+    except AttributeError:  # a frozen holder
+        object.__setattr__(holder, name, watched)
+    return inside
+
+
+def _network(detector: Any) -> tuple[Any, str]:
+    if hasattr(detector, "_graph"):
+        return detector._graph.session, "run"  # noqa: SLF001 - the benchmark looks inside
+    return detector._model.predictor, "inference"  # noqa: SLF001
+
+
+def _images(width: int, height: int, count: int) -> list[Any]:
+    import cv2  # noqa: PLC0415 - only where frames are needed
+
+    paths = sorted(SAMPLE_FOLDER.iterdir())
+    return [cv2.resize(decode_image(paths[number % len(paths)]), (width, height)) for number in range(count)]
+
+
+def _rss_mb() -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+# --- the tables
+
+
+def runtimes(models: dict[str, str], weights: str | None, seconds: float) -> list[Line]:
+    """Milliseconds a frame of each runtime and batch size, beside Ultralytics as it comes."""
+    lines = []
+    for model, path in models.items():
+        width, height = FRAME_SIZE[model]
+        table.note(f"{model}: runtimes")
+        plain = child.call("bench.vision:as_it_comes", path=path, width=width, height=height, seconds=seconds)
+        for kind in ("onnxruntime", "ultralytics"):
+            lines += [_runtime_line(model, kind, path, batch, plain=plain, seconds=seconds) for batch in (1, 8)]
+        if weights and model == SMALL:
+            name = f"{model}, .pt"
+            lines += [_runtime_line(name, "ultralytics", weights, n, plain=plain, seconds=seconds) for n in (1, 8)]
+    return lines
+
+
+def _runtime_line(model: str, kind: str, path: str, batch: int, *, plain: float, seconds: float) -> Line:
+    width, height = FRAME_SIZE[model.removesuffix(", .pt")]
+    got = child.call(
+        "bench.vision:runtime", kind=kind, path=path, batch=batch, width=width, height=height, seconds=seconds
+    )
+    memory = batch == 1 and kind == "onnxruntime" and model == SMALL
+    return Line(
+        f"{model}, {kind}, batch {batch}",
+        f"{got['ms']:.2f} ms a frame (p95 {got['p95_ms']:.2f}), {got['per_s']:.0f}/s, {got['around']:.0%} before and "
+        f"after the network, ready in {got['ready_s']:.1f} s, {got['rss_mb']:.0f} MB",
+        f"{plain:.2f} ms: Ultralytics' own predictor, its settings, batch 1",
+        got["ms"] / plain,
+        f"<= {RSS_MAX_MB} MB" if memory else "",
+        got["rss_mb"] <= RSS_MAX_MB if memory else None,
+    )
+
+
+def lags(models: dict[str, str], seconds: float) -> list[Line]:
+    """The loop's lag beside each runtime, and without any."""
+    table.note("lag of the loop")
+    ask = partial(child.call, "bench.vision:lag", seconds=seconds)
+    idle = ask(kind="", path="", width=256, height=256)
+    lines = []
+    for model, path in models.items():
+        width, height = FRAME_SIZE[model]
+        for kind in ("onnxruntime", "ultralytics"):
+            got = ask(kind=kind, path=path, width=width, height=height)
+            lines.append(
+                Line(
+                    f"lag of a 1 ms ticker beside {model}, {kind}",
+                    f"{_late(got)} at {got['per_s']:.0f} frames/s",
+                    f"{_late(idle)} with no worker",
+                    got["p99"] / idle["p99"],
+                    f"p99 < {LAG_P99_MAX_MS:g} ms",
+                    got["p99"] < LAG_P99_MAX_MS,
+                )
+            )
+    return lines
+
+
+def _late(got: dict[str, float]) -> str:
+    return f"p50 {got['p50']:.2f}, p99 {got['p99']:.2f}, max {got['max']:.1f} ms"
+
+
+def durability(models: dict[str, str], folder: Path) -> list[Line]:
+    """What the journal, the fsyncs, the buffer and the cursor add to a frame, beside what the model takes.
+
+    Judged by CPU time: it does not change with the neighbours of a shared machine as wall time does. The disk's own
+    waiting is in the wall time alone; it runs beside the next frame.
+    """
+    place = _frames(folder / "frames", FRAMES, FRAME_SIZE[SMALL])
+    ask = partial(child.call, "bench.vision:end_to_end", path=models[SMALL], folder=str(place), frames=FRAMES)
+    on, off = [], []
+    for number in range(ROUNDS):
+        on.append(ask(durable=True))
+        off.append(ask(durable=False))
+        table.note(f"  round {number + 1} of {ROUNDS}: {on[-1]['wall_ms']:.3f} ms on, {off[-1]['wall_ms']:.3f} ms off")
+    wall = [statistics.median(one["wall_ms"] for one in side) for side in (on, off)]
+    cpu = [statistics.median(one["cpu_ms"] for one in side) for side in (on, off)]
+    added_ms = statistics.median(one["cpu_ms"] - other["cpu_ms"] for one, other in zip(on, off, strict=True))
+    lines = [
+        Line(
+            f"folder to receipt, {SMALL}",
+            f"{wall[0]:.2f} ms a frame ({1000 / wall[0]:.0f}/s), {cpu[0]:.2f} ms of CPU, durable",
+            f"{wall[1]:.2f} ms ({1000 / wall[1]:.0f}/s), {cpu[1]:.2f} ms of CPU, a stand-in that says 'safe' at once",
+            wall[0] / wall[1],
+        )
+    ]
+    for model, path in models.items():
+        width, height = FRAME_SIZE[model]
+        took = child.call("bench.vision:cpu_of_a_look", path=path, width=width, height=height, seconds=3.0)
+        share = added_ms / took
+        lines.append(
+            Line(
+                f"durable logging of a frame, beside {model}",
+                f"{added_ms:.3f} ms of CPU",
+                f"{took:.2f} ms of CPU: the detector's look at it",
+                share,
+                f"< {COST_MAX:.0%}",
+                share < COST_MAX,
+            )
+        )
+    return lines
+
+
+def cpu_of_a_look(path: str, width: int, height: int, seconds: float) -> float:
+    """Milliseconds of CPU that ONNX Runtime takes for one frame, all of its steps together."""
+    detector = make_detector(DetectorKind.ONNXRUNTIME, Path(path))
+    detector.load()
+    (image,) = _images(width, height, 1)
+    for _ in range(WARM_UP):
+        detector.detect(image)
+    count, started, end = 0, time.process_time(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        detector.detect(image)
+        count += 1
+    return (time.process_time() - started) * 1000 / count
+
+
+def _frames(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    import cv2  # noqa: PLC0415
+
+    folder.mkdir()
+    whole = [cv2.imencode(".jpg", image)[1].tobytes() for image in _images(*size, 12)]
+    for number in range(count):
+        (folder / f"{number:06d}.jpg").write_bytes(whole[number % len(whole)])
+    return folder
+
+
+def main() -> None:
+    """Measure, print the table, and write `bench/out/vision.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pt", help="weights (.pt) to measure with torch as well")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each figure is measured")
+    given = parser.parse_args()
+    table.OUT.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=table.OUT, prefix="vision-") as folder:
+        models = {SMALL: str(default_model_path()), STOCK: child.call("bench.vision:stock_model", folder=folder)}
+        lines = runtimes(models, given.pt, given.seconds)
+        lines += lags(models, given.seconds)
+        lines += durability(models, Path(folder))
+    table.show("vision", lines)
+
+
+if __name__ == "__main__":
+    main()
