@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import diskcache
 import litequeue
@@ -130,9 +130,9 @@ class PersistQueue:
     """persist-queue's SQLite queue, forced to synchronous=FULL; it has no way to put several in one commit."""
 
     def __init__(self, folder: Path) -> None:
-        self._queue: Any = persistqueue.SQLiteQueue(str(folder / "persistqueue"), auto_commit=True)
+        self._queue = persistqueue.SQLiteQueue(str(folder / "persistqueue"), auto_commit=True)
         # It offers no other way.
-        self._queue._putter.execute("PRAGMA synchronous = FULL")  # noqa: SLF001
+        cast("Any", self._queue)._putter.execute("PRAGMA synchronous = FULL")  # noqa: SLF001
 
     def put(self, group: Sequence[bytes]) -> None:
         """Durable when it returns."""
