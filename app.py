@@ -107,7 +107,9 @@ def audit(config: Path | None, *, as_json: bool, **flags: object) -> None:
     settings = read(config, flags)
     try:
         finding = trio.run(find, settings)
-    except (NoBooks, Unreachable, ValueError) as exc:
+    except Unreachable as exc:
+        fail(f"CLOUD_LOGGING_ENDPOINT {settings.cloud_logging_endpoint}: {exc}; nothing could be compared")
+    except (NoBooks, ValueError) as exc:
         fail(str(exc))
     print(json.dumps(attrs.asdict(finding)) if as_json else f"{settings.edge_device_id}: {finding.sentence()}")
     sys.exit(0 if finding.good else 1)

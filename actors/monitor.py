@@ -93,7 +93,7 @@ def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Sta
         turned_away=books.turned_away,
         in_flight=books.in_flight,
         in_memory=books.in_memory,
-        oldest_pending_age_s=None if books.oldest_pending_at is None else max(0.0, now - books.oldest_pending_at),
+        oldest_pending_age_s=oldest_pending_age_s(books, now),
         size_mb=books.size_bytes / 2**20,
         capacity_mb=books.capacity_bytes / 2**20,
         capacity_percent=capacity_percent(books),
@@ -121,6 +121,13 @@ def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Sta
         degraded=books.degraded,
         alerts=sorted(alerts(books, link, vision)),
     )
+
+
+def oldest_pending_age_s(books: Books, now: float) -> float | None:
+    """How long the oldest pending prediction has waited; None when none does (its time is told a second late)."""
+    if not books.pending or books.oldest_pending_at is None:
+        return None
+    return max(0.0, now - books.oldest_pending_at)
 
 
 def capacity_percent(books: Books) -> float:
