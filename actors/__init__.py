@@ -29,4 +29,56 @@ Rules: whoever holds a channel's end closes it, with `with channel:` as the acto
 stop walks down. In every ring one edge never blocks: buffer_writer -> batcher (a full live lane leaves predictions
 pending), the nudge, every `Reply`, and the state cells. Only `pipeline.py` opens channels. Actors never import each
 other or a port's library; ports never import actors.
+
+The public names of the library are those in `__all__`: `from actors import Settings, open_pipeline`. They are looked up
+when asked for, so that a program that needs one small module does not import the whole device.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actors.messages import Receipt
+    from actors.pipeline import Pipeline, PipelineClosed, Ports, open_pipeline
+    from actors.ports.detectors import CallableDetector
+    from actors.settings import Settings, SettingsError, WhenFull, load_settings
+    from cloud.wire import Detection, Prediction, WireError
+
+_ROOMS = {
+    "CallableDetector": "actors.ports.detectors",
+    "Detection": "cloud.wire",
+    "Pipeline": "actors.pipeline",
+    "PipelineClosed": "actors.pipeline",
+    "Ports": "actors.pipeline",
+    "Prediction": "cloud.wire",
+    "Receipt": "actors.messages",
+    "Settings": "actors.settings",
+    "SettingsError": "actors.settings",
+    "WhenFull": "actors.settings",
+    "WireError": "cloud.wire",
+    "load_settings": "actors.settings",
+    "open_pipeline": "actors.pipeline",
+}
+
+__all__ = [
+    "CallableDetector",
+    "Detection",
+    "Pipeline",
+    "PipelineClosed",
+    "Ports",
+    "Prediction",
+    "Receipt",
+    "Settings",
+    "SettingsError",
+    "WhenFull",
+    "WireError",
+    "load_settings",
+    "open_pipeline",
+]
+
+
+def __getattr__(name: str) -> object:
+    """A public name, from the room that it lives in."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'actors' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
