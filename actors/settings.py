@@ -281,29 +281,22 @@ def load_settings(
     return Settings(**read, origins=origins, warnings=_likely_typos(environ))  # type: ignore[arg-type]
 
 
-def read_api_key(settings: Settings) -> str | None:
-    """The cloud's key as it is now; a key file is read again at each call. `SettingsError` where that fails."""
-    if settings.cloud_logging_api_key_file is None:
-        return settings.cloud_logging_api_key
-    return _read_key_file(settings.cloud_logging_api_key_file)
-
-
 def _key_problems(key: object, key_file: object) -> tuple[str, ...]:
     if key and key_file:
         return ("CLOUD_LOGGING_API_KEY (or API_KEY) and CLOUD_LOGGING_API_KEY_FILE are both set: give one of the two",)
     try:
         if isinstance(key_file, Path):
-            _read_key_file(key_file)
+            _check_key_file(key_file)
     except SettingsError as exc:
         return exc.problems
     return ()
 
 
-def _read_key_file(path: Path) -> str:
+def _check_key_file(path: Path) -> None:
     where = f"CLOUD_LOGGING_API_KEY_FILE: {str(path)!r}"
     try:
         with path.open(encoding="ascii") as file:
-            return _KEY.read(file.read(2 * API_KEY_CHARS_MAX))
+            _KEY.read(file.read(2 * API_KEY_CHARS_MAX))
     except OSError as exc:
         raise SettingsError([f"{where} can't be read: {exc.strerror}"]) from None
     except ValueError:

@@ -18,7 +18,6 @@ from actors.settings import (
     default_buffer_path,
     describe,
     load_settings,
-    read_api_key,
 )
 from actors.values import mask
 
@@ -275,18 +274,13 @@ def test_no_password_survives_masking(password):
     assert mask(f"rtsp://user:{password}@camera/stream") == "rtsp://***@camera/stream"
 
 
-def test_the_key_file_is_read_at_each_call_so_that_a_new_key_needs_no_restart(tmp_path):
+def test_a_key_file_that_is_not_there_is_told_at_the_start(tmp_path):
     path = tmp_path / "key"
     path.write_text(f"{KEY}\n")
-    settings = load_settings({"CLOUD_LOGGING_API_KEY_FILE": str(path)})
-    assert (settings.cloud_logging_api_key, read_api_key(settings)) == (None, KEY)
-    path.write_text("turned")
-    assert read_api_key(settings) == "turned"
+    assert load_settings({"CLOUD_LOGGING_API_KEY_FILE": str(path)}).cloud_logging_api_key is None
     path.unlink()
     with pytest.raises(SettingsError, match="can't be read: No such file"):
-        read_api_key(settings)
-    assert read_api_key(Settings(cloud_logging_api_key=KEY)) == KEY
-    assert read_api_key(Settings()) is None
+        load_settings({"CLOUD_LOGGING_API_KEY_FILE": str(path)})
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe", b"x" * 5_000])
