@@ -45,6 +45,7 @@ async def run(
     it is whatever waits. While the disk takes nothing at all, memory keeps a bounded tail for the live lane.
     """
     desk = _Desk(disk, books, stored, nudges, when_full)
+    desk.note()  # before any number leaves: the uplink frames it with the stream that the books name
     try:
         with control:
             async with trio.open_nursery() as nursery:
@@ -235,7 +236,8 @@ class _Desk:
     async def tidy_now_and_then(self) -> None:
         while True:
             try:
-                await self.disk.open()
+                if await self.disk.open():
+                    self.note()
                 while await self.disk.do(Store.tidy):
                     await trio.lowlevel.checkpoint()
                 await self.write_outcomes()

@@ -430,3 +430,23 @@ async def test_cancelled_writer_still_flushes(folder, autojump_clock):
         assert list((folder / "buffer-journal").iterdir()) != []
         nursery.cancel_scope.cancel()
     assert list((folder / "buffer-journal").iterdir()) == []
+
+
+async def test_no_number_leaves_before_the_stream_it_belongs_to_is_known(folder, autojump_clock):
+    """The uplink frames a batch with the stream in the books: a page must not overtake a slow first clean-up."""
+
+    class SlowTidy(Lane):
+        async def __call__(self, function, /, *args, **kwargs):
+            if function is Store.tidy:
+                await trio.sleep_forever()
+            return await super().__call__(function, *args, **kwargs)
+
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder)
+        await writer.log(body())
+        writer.stop()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=SlowTidy())
+        assert [record.seq for record in (await writer.page()).records] == [1]
+        assert writer.books.value.stream_id == "stream"
+        nursery.cancel_scope.cancel()
