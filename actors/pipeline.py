@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import attrs
 import structlog
@@ -80,7 +80,8 @@ class Pipeline:
     _accepts: trio.MemorySendChannel[Accept]
     _requests: trio.MemorySendChannel[ImageRequest]
     _now: Callable[[], float]
-    _waiting: set[Reply[tuple[Receipt, ...]]] = attrs.field(factory=set, init=False)
+    _waiting: dict[Reply[Any], object] = attrs.field(factory=dict, init=False)
+    """Who still waits for an answer, and what is answered if the end comes first."""
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     async def log(self, prediction: Prediction) -> Receipt:
@@ -97,7 +98,7 @@ class Pipeline:
         if not entries:
             return ()
         reply = Reply[tuple[Receipt, ...]]()
-        self._waiting.add(reply)
+        self._waiting[reply] = ()
         try:
             try:
                 # The reply is waited for in any case: a checkpoint here would only be one turn of the loop more.
@@ -108,7 +109,7 @@ class Pipeline:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise PipelineClosed from None
         finally:
-            self._waiting.discard(reply)
+            self._waiting.pop(reply, None)
         if not receipts:
             raise PipelineClosed
         return receipts
@@ -116,14 +117,18 @@ class Pipeline:
     async def process_image(self, image: ImageGiven, *, image_id: str | None = None) -> ImageResult:
         """What the model says of an image (a path, the bytes of a file, or a BGR array), made durable.
 
-        Raises `FrameUnreadable`, `DetectorError` or `LibraryMissing`, each naming the thing and the remedy.
+        Raises `FrameUnreadable`, `DetectorError` or `LibraryMissing`, each naming the thing and the remedy, and
+        `PipelineClosed`.
         """
         reply = Reply[ImageResult | inference.ImageRefused]()
+        self._waiting[reply] = PipelineClosed()
         try:
             await self._requests.send(ImageRequest(image, reply, image_id))
+            result = await reply.wait()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise PipelineClosed from None
-        result = await reply.wait()
+        finally:
+            self._waiting.pop(reply, None)
         if isinstance(result, Exception):
             raise result
         return result
@@ -148,8 +153,9 @@ class Pipeline:
         self._scope.cancel()
 
     def _close(self) -> None:
-        for reply in self._waiting:
-            reply.put(())
+        for reply, farewell in self._waiting.items():
+            if not reply.given:  # its asker may only not have run yet
+                reply.put(farewell)
 
 
 @asynccontextmanager

@@ -237,6 +237,27 @@ async def test_who_waits_for_room_is_told_at_the_end_that_nothing_was_accepted(w
     assert world.rows() == {}
 
 
+async def test_who_waits_for_an_image_is_told_at_the_end(world, autojump_clock, monkeypatch):
+    """A disk that takes nothing keeps the answer back; the end of the device must not leave the asker waiting."""
+    told: list[str] = []
+
+    def full(store: Store, entries: Any) -> Any:
+        raise BufferFull("no room")
+
+    async def ask(device: Pipeline, name: str) -> None:
+        with pytest.raises(PipelineClosed):
+            await device.process_image(np.zeros((4, 6, 3), np.uint8), image_id=name)
+        told.append(name)
+
+    monkeypatch.setattr(Store, "accept", full)
+    with trio.fail_after(100):
+        async with trio.open_nursery() as outside, world.device() as device:
+            outside.start_soon(ask, device, "part-1")
+            await until(3.0)
+            assert told == []
+    assert told == ["part-1"]
+
+
 # --- restarts
 
 
