@@ -7,7 +7,7 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from actors.messages import Accept, Entry, Receipt, Reply, Vision
+from actors.messages import Accept, Entry, Look, Receipt, Reply, Vision
 from actors.ports.annotate import Draw
 from actors.ports.detector import Detector, DetectorError, Sight, detect_many
 from actors.ports.frames import Frame
@@ -109,7 +109,8 @@ class Eye:
         sight, detector = await self._look(frame)
         prediction = predict_of(frame, sight, detector.model_name, detector.model_version, self.defect_classes)
         entry = Entry(frame.image_id, frame.captured_at, encode_prediction(prediction))
-        self.note(frames=self.vision.value.frames + 1, inference_ms=sight.inference_ms)
+        look = Look(frame.image_id, frame.image, sight.detections)
+        self.note(frames=self.vision.value.frames + 1, inference_ms=sight.inference_ms, last=look)
         if self.sketch is not None and sight.detections:
             self.sketch(frame, sight)
         await self.accepts.send(Accept((entry,), reply))

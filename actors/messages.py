@@ -4,12 +4,12 @@ The map of who sends what to whom stands in `actors/__init__.py`.
 """
 
 import enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
 
-from cloud.wire import Loss
+from cloud.wire import Detection, Loss
 
 T = TypeVar("T")
 
@@ -294,6 +294,15 @@ class Unread:
     reason: str
 
 
+@attrs.frozen(eq=False)
+class Look:
+    """The pixels (BGR) that the model looked at last, and what it saw in them: for a page that shows it."""
+
+    image_id: str
+    image: Any
+    detections: tuple[Detection, ...]
+
+
 @attrs.frozen
 class Vision:
     """inference's account of the sources and of the model."""
@@ -312,6 +321,8 @@ class Vision:
     """Why the model was not exchanged when that was asked for; the one before goes on."""
     inference_ms: float = 0.0
     """The last frame's time in the model."""
+    last: Look | None = None
+    """One frame is kept, whatever comes; nothing is drawn before somebody asks."""
     cameras_down: tuple[str, ...] = ()
     finished: bool = False
     """All sources have ended (files); never true with a live camera."""

@@ -18,7 +18,7 @@ from actors import batcher, buffer_writer, connectivity, inference, monitor, rec
 from actors.inference import ImageRequest, ImageResult
 from actors.messages import Accept, Batch, Entry, Outcome, PageRequest, Receipt, Reply, Report, Stored
 from actors.monitor import Cells, Status
-from actors.ports.annotate import Annotator
+from actors.ports.annotate import Annotator, picture
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.cursors import recent_ids
 from actors.ports.detector import Detector
@@ -80,6 +80,7 @@ class Pipeline:
     _accepts: trio.MemorySendChannel[Accept]
     _requests: trio.MemorySendChannel[ImageRequest]
     _now: Callable[[], float]
+    _draw: RunSync
     _waiting: dict[Reply[Any], object] = attrs.field(factory=dict, init=False)
     """Who still waits for an answer, and what is answered if the end comes first."""
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -133,6 +134,13 @@ class Pipeline:
             raise result
         return result
 
+    async def picture(self) -> bytes | None:
+        """The last frame that the model saw, with its boxes drawn, as a JPEG; None before the first one."""
+        look = self.cells.vision.value.last
+        if look is None:
+            return None
+        return await self._draw(picture, look.image, look.detections) or None
+
     def status(self) -> Status:
         """The device at a glance."""
         return monitor.status(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time())
@@ -180,6 +188,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
             accepts=accepts_in,
             requests=requests_in,
             now=world.now,
+            draw=world.lane(),
         )
         house = _House(settings, world, pipeline, disk, client)
         try:

@@ -35,6 +35,19 @@ async def test_an_image_is_the_same_as_a_path_as_bytes_and_as_an_array(folder):
     assert [result["image_id"] for result in results] == ["0", "1", "2", "3"]
 
 
+async def test_the_last_frame_can_be_looked_at_with_its_boxes_drawn(folder):
+    with trio.fail_after(PATIENCE_S):
+        async with open_pipeline(settings(folder)) as pipeline:
+            assert await pipeline.picture() is None
+            result = await pipeline.process_image(SAMPLE)
+            jpeg = await pipeline.picture()
+    assert jpeg is not None
+    shown, plain = decode_image(jpeg), decode_image(SAMPLE)
+    assert shown.shape == plain.shape
+    x1, y1, x2, _ = (round(value) for value in result["detections"][0]["bbox"])
+    assert abs(shown[y1, x1:x2].astype(int) - plain[y1, x1:x2]).mean() > 20, "there is a line along the box's top"
+
+
 async def seen(pipeline: Pipeline, count: int) -> None:
     await pipeline.cells.vision.wait_value(lambda vision: vision.frames >= count)
 

@@ -44,9 +44,8 @@ class Annotator:
             self._trouble = False
 
     def _write(self, frame: Frame, detections: Sequence[Detection]) -> None:
-        cv2 = opencv()
-        done, data = cv2.imencode(".jpg", drawn(frame, detections), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-        if not done or len(data) > self.bytes_max:
+        data = picture(frame.image, detections)
+        if not 0 < len(data) <= self.bytes_max:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._make_room(len(data))
@@ -76,10 +75,17 @@ def file_name(frame: Frame) -> str:
     return f"boxes-{frame.captured_at:017.3f}-{ident}.jpg"
 
 
-def drawn(frame: Frame, detections: Sequence[Detection]) -> Image:
+def picture(image: Image, detections: Sequence[Detection]) -> bytes:
+    """The image with its boxes drawn, as a JPEG; empty for one of more than 65,500 px a side, which JPEG can't hold."""
+    cv2 = opencv()
+    _, data = cv2.imencode(".jpg", drawn(image, detections), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return bytes(data)
+
+
+def drawn(image: Image, detections: Sequence[Detection]) -> Image:
     """A copy of the image with a box, a class and a confidence for each detection."""
     cv2 = opencv()
-    image = frame.image.copy()
+    image = image.copy()
     for found in detections:
         colour = COLOURS[sum(found.class_name.encode()) % len(COLOURS)]
         x1, y1, x2, y2 = (round(value) for value in found.bbox)

@@ -16,7 +16,7 @@ def frame(number: int, ident: str = "belt/a b.jpg") -> Frame:
 
 
 def test_a_box_is_drawn_where_the_detection_is_and_the_frame_itself_stays_clean():
-    image = drawn(frame(1), [PIT])
+    image = drawn(frame(1).image, [PIT])
     assert (IMAGE == 128).all()
     assert (image[30:70, 20] != 128).any(axis=-1).all()
     assert (image[45:55, 30:50] == 128).all()
