@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from actors.audit import Finding, compare
+from actors.loading import describe, load_settings
 from actors.pipeline import Pipeline, open_pipeline
 from actors.ports import status_door
 from actors.ports.account import NoBooks, read_account
@@ -24,7 +25,7 @@ from actors.ports.client import ApiKey, CloudClient, Unreachable
 from actors.ports.detector import DetectorError
 from actors.ports.frames import LibraryMissing, SourcesWrong
 from actors.ports.opening import StoreLocked, StoreMisplaced
-from actors.settings import FIELDS, Settings, SettingsError, describe, load_settings
+from actors.settings import FIELDS, Settings, SettingsError
 
 OPERATORS_MATTERS = (SettingsError, SourcesWrong, StoreLocked, StoreMisplaced, DetectorError, LibraryMissing)
 """Errors that an operator can mend: they are told in a sentence, without a traceback, and end with exit code 2."""

@@ -38,10 +38,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actors.loading import load_settings
     from actors.messages import Receipt
     from actors.pipeline import Pipeline, PipelineClosed, Ports, open_pipeline
     from actors.ports.detectors import CallableDetector
-    from actors.settings import Settings, SettingsError, WhenFull, load_settings
+    from actors.settings import Settings, SettingsError, WhenFull
     from cloud.wire import Detection, Prediction, WireError
 
 _ROOMS = {
@@ -56,7 +57,7 @@ _ROOMS = {
     "SettingsError": "actors.settings",
     "WhenFull": "actors.settings",
     "WireError": "cloud.wire",
-    "load_settings": "actors.settings",
+    "load_settings": "actors.loading",
     "open_pipeline": "actors.pipeline",
 }
 

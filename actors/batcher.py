@@ -1,19 +1,20 @@
 """Group stored predictions into batches; a batch leaves when full, or when it has lingered."""
 
 import trio
+from trio_util import AsyncValue
 
-from actors.messages import Batch, Lane, Stored
+from actors.messages import Batch, Knobs, Lane, Stored
 
 
 async def run(
     stored: trio.MemoryReceiveChannel[Stored],
     batches: trio.MemorySendChannel[Batch],
     *,
-    size_max: int,
+    knobs: AsyncValue[Knobs],
     bytes_max: int,
-    linger_s: float,
 ) -> None:
-    """Send a batch at `size_max` predictions, before `bytes_max` bytes of payload, or `linger_s` after its first.
+    """Send a batch at `batch_size` predictions, before `bytes_max` bytes of payload, or `batch_timeout_s` after its
+    first; each batch keeps the knobs that it was opened under.
 
     A payload that would not fit any more opens the next batch; one that is larger than `bytes_max` travels alone.
     At the end of the stream what is held leaves at once. A slow receiver is waited for: what then piles up in
@@ -26,7 +27,10 @@ async def run(
                 first = spare or await stored.receive()
             except trio.EndOfChannel:
                 return
-            held, spare = await _gather(first, stored, size_max=size_max, bytes_max=bytes_max, linger_s=linger_s)
+            now = knobs.value
+            held, spare = await _gather(
+                first, stored, size_max=now.batch_size, bytes_max=bytes_max, linger_s=now.batch_timeout_s
+            )
             await batches.send(Batch(records=tuple(held), lane=Lane.LIVE))
 
 

@@ -228,6 +228,21 @@ class Report:
     reason: str = ""
 
 
+# --- what an operator may change while the device runs
+
+
+@attrs.frozen(kw_only=True)
+class Knobs:
+    """SIGHUP -> batcher, uplink, recovery, as a state cell: each reads it anew whenever it needs one of them."""
+
+    batch_size: int = 32
+    batch_timeout_s: float = 10.0
+    retries_max: int = 3
+    retry_multiplier: float = 2.0
+    records_per_s_max: float | None = None
+    """The fastest that a backlog is sent, in predictions a second; None: as fast as the cloud takes it."""
+
+
 # --- what actors show of themselves (state cells, read by the monitor)
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import attrs
@@ -14,19 +13,17 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from actors import batcher, buffer_writer, connectivity, inference, monitor, recovery, uplink
+from actors import batcher, buffer_writer, connectivity, fitting, inference, monitor, recovery, uplink
 from actors.inference import ImageRequest, ImageResult
-from actors.messages import Accept, Batch, Entry, Outcome, PageRequest, Receipt, Reply, Report, Stored
+from actors.messages import Accept, Batch, Entry, Knobs, Outcome, PageRequest, Receipt, Reply, Report, Stored
 from actors.monitor import Cells, Status
 from actors.ports.annotate import Annotator, picture
-from actors.ports.client import ApiKey, CloudClient
-from actors.ports.cursors import recent_ids
+from actors.ports.client import CloudClient
 from actors.ports.detector import Detector
-from actors.ports.detectors import make_detector
 from actors.ports.disk import Disk
-from actors.ports.frames import ImageGiven, Memory, Source, parse_sources
+from actors.ports.frames import ImageGiven, Source
 from actors.ports.lane import RunSync, leaving_lane, thread_lane
-from actors.ports.opening import DiskTrouble, StoreOptions, new_stream_id
+from actors.ports.opening import DiskTrouble, new_stream_id
 from actors.ports.replay import Recovered
 from actors.ports.store import Store
 from actors.settings import Settings
@@ -76,7 +73,11 @@ class Pipeline:
     """What the last start saved from earlier sessions."""
     cells: Cells
     stopping: trio.Event
+    settings: Settings
+    """Those in force; `apply` replaces them."""
     exchanges: AsyncValue[int] = attrs.field(factory=lambda: AsyncValue(0), init=False)
+    knobs: AsyncValue[Knobs] = attrs.field(init=False)
+    _client: CloudClient
     _accepts: trio.MemorySendChannel[Accept]
     _requests: trio.MemorySendChannel[ImageRequest]
     _now: Callable[[], float]
@@ -145,6 +146,17 @@ class Pipeline:
         """The device at a glance."""
         return monitor.status(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time())
 
+    def __attrs_post_init__(self) -> None:
+        self.knobs = AsyncValue(fitting.knobs(self.settings))
+
+    def apply(self, settings: Settings) -> None:
+        """Take over what may change in a running device: batching, pace, key and model (`reloading.py` says what)."""
+        before, self.settings = self.settings, settings
+        self.knobs.value = fitting.knobs(settings)
+        if fitting.api_key(settings) != fitting.api_key(before):
+            self._client.change_key(fitting.api_key(settings))
+        self.reload_model()
+
     def reload_model(self) -> None:
         """Load MODEL_PATH anew while the model before goes on, then use it; no frame is lost. The status says which."""
         self.exchanges.value += 1
@@ -175,15 +187,17 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
     disk even then.
     """
     world = ports or Ports()
-    sources = _sources(settings, world) if world.sources is None else world.sources
+    sources = fitting.sources(settings, world.now) if world.sources is None else world.sources
     accepts_in, accepts = trio.open_memory_channel[Accept](ACCEPTS_MAX)
     requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
-    async with world.client or _client(settings, world) as client:
+    async with world.client or fitting.client(settings, world.lane()) as client:
         disk = await _open_disk(settings, world)
         pipeline = Pipeline(
             device_id=settings.edge_device_id,
             recovered=disk.store.recovered if disk.store else Recovered(),
             cells=Cells(),
+            settings=settings,
+            client=client,
             stopping=trio.Event(),
             accepts=accepts_in,
             requests=requests_in,
@@ -227,7 +241,7 @@ class _House:
     ) -> None:
         """inference, with the detector that the settings ask for unless one was given."""
         settings, given = self.settings, self.world.detector
-        make = partial(make_detector, settings.detector, settings.model_path, settings.confidence, iou=settings.iou)
+        make = self.make_detector
         _start(
             nursery,
             inference.run,
@@ -248,6 +262,10 @@ class _House:
             now=self.world.now,
             rng=self.world.rng,
         )
+
+    def make_detector(self) -> Detector:
+        """The one that the settings in force ask for."""
+        return fitting.detector(self.pipeline.settings)
 
     def start_delivery(self, nursery: trio.Nursery, accepts: trio.MemoryReceiveChannel[Accept]) -> None:
         """buffer_writer, and behind it the four that deliver; none of those where delivery is switched off."""
@@ -280,9 +298,8 @@ class _House:
             batcher.run,
             stored,
             live_in,
-            size_max=settings.batch_size,
+            knobs=self.pipeline.knobs,
             bytes_max=BATCH_BYTES_MAX,
-            linger_s=settings.batch_timeout_seconds,
         )
         _start(
             nursery,
@@ -292,10 +309,9 @@ class _House:
             backlog_in,
             link=self.pipeline.cells.link,
             drain=self.pipeline.cells.drain,
-            batch_size=settings.batch_size,
+            knobs=self.pipeline.knobs,
             start_jitter_s=RECOVERY_JITTER_S,
             rng=self.world.rng,
-            records_per_s_max=settings.recovery_max_per_second,
         )
         self.start_link(nursery, live, backlog, control_in)
 
@@ -322,8 +338,7 @@ class _House:
             books=cells.books,
             client=self.client,
             device_id=settings.edge_device_id,
-            retries_max=settings.max_retries,
-            retry_multiplier=settings.retry_backoff_multiplier,
+            knobs=self.pipeline.knobs,
             rng=self.world.rng,
             now=self.world.now,
         )
@@ -346,38 +361,10 @@ def _start(nursery: trio.Nursery, actor: Callable[P, Awaitable[None]], /, *chann
 
 async def _open_disk(settings: Settings, world: Ports) -> Disk:
     """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
-    disk = Disk(None, partial(Store.open, settings.edge_device_id, _store_options(settings, world)), world.lane())
+    options = fitting.store_options(settings, now=world.now, new_id=world.new_id, sync=world.sync)
+    disk = Disk(None, partial(Store.open, settings.edge_device_id, options), world.lane())
     try:
         await disk.open()
     except DiskTrouble as exc:
         log.error("disk_trouble", error=str(exc), then="memory takes the predictions")  # noqa: TRY400
     return disk
-
-
-def _client(settings: Settings, world: Ports) -> CloudClient:
-    return CloudClient(
-        settings.cloud_logging_endpoint,
-        timeout_s=settings.timeout_seconds,
-        key=ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file),
-        run_sync=world.lane(),
-    )
-
-
-def _sources(settings: Settings, world: Ports) -> Sequence[Source]:
-    buffer = Path(settings.buffer_db_path)
-    recent = partial(recent_ids, buffer)
-    memory = Memory(folder=buffer.parent / "cursors", recent=recent, after=settings.after_accept)
-    return parse_sources(",".join(settings.sources), now=world.now, memory=memory)
-
-
-def _store_options(settings: Settings, world: Ports) -> StoreOptions:
-    return StoreOptions(
-        db_path=Path(settings.buffer_db_path),
-        capacity_bytes=settings.buffer_max_size_mb * 2**20,
-        cleanup_days=settings.buffer_cleanup_days,
-        journal=settings.enable_session_buffering,
-        now=world.now,
-        new_id=world.new_id,
-        sync=world.sync,
-        model=str(settings.model_path or "built-in"),
-    )

@@ -14,6 +14,7 @@ from actors.messages import (
     Delivery,
     Drain,
     Fate,
+    Knobs,
     Lane,
     Link,
     LinkState,
@@ -40,10 +41,9 @@ async def run(
     *,
     link: AsyncValue[Link],
     drain: AsyncValue[Drain],
-    batch_size: int,
+    knobs: AsyncValue[Knobs],
     start_jitter_s: float,
     rng: random.Random,
-    records_per_s_max: float | None = None,
 ) -> None:
     """Drain the backlog after every nudge and every time the link comes back, until `nudges` end.
 
@@ -57,11 +57,10 @@ async def run(
             backlog=backlog,
             link=link,
             drain=drain,
-            batch_size=batch_size,
+            knobs=knobs,
             start_jitter_s=start_jitter_s,
             rng=rng,
-            records_per_s_max=records_per_s_max,
-            pace=Pace(batch_size),
+            pace=Pace(knobs.value.batch_size),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recovery.watch_link, name="recovery link")
@@ -92,10 +91,9 @@ class _Recovery:
     backlog: trio.MemorySendChannel[Batch]
     link: AsyncValue[Link]
     drain: AsyncValue[Drain]
-    batch_size: int
+    knobs: AsyncValue[Knobs]
     start_jitter_s: float
     rng: random.Random
-    records_per_s_max: float | None
     pace: Pace
     due_at: float = 0.0
     """When the cap on predictions a second lets the next page go."""
@@ -123,7 +121,7 @@ class _Recovery:
             if self.ending.is_set() or not _there(self.link.value):
                 continue
             self.wanted = trio.Event()
-            self.pace = Pace(self.batch_size)
+            self.pace = Pace(self.knobs.value.batch_size)
             try:
                 not_before = await self._drain()
             finally:
@@ -181,7 +179,7 @@ class _Recovery:
 
     async def _ask(self, after: int) -> Page:
         reply = Reply[Page]()
-        records_max = page_size(self.pace, self.records_per_s_max)
+        records_max = page_size(self.pace, self.knobs.value.records_per_s_max)
         await self.requests.send(PageRequest(after, records_max, BATCH_BYTES_MAX, reply))
         return await reply.wait()
 
@@ -199,7 +197,7 @@ class _Recovery:
         reply = Reply[Delivery]()
         walk.offered += len(page.records)
         walk.flying.value += 1
-        self.due_at = next_due(self.due_at, trio.current_time(), len(page.records), self.records_per_s_max)
+        self.due_at = next_due(self.due_at, trio.current_time(), len(page.records), self.knobs.value.records_per_s_max)
         await self.backlog.send(Batch(page.records, Lane.BACKLOG, page.losses, reply))
         return reply
 

@@ -11,7 +11,21 @@ import trio
 from trio_util import AsyncValue, wait_any
 
 from actors.backoff import backoff_s
-from actors.messages import Batch, Books, Delivery, Fate, Lane, Link, Outcome, Report, Sign, Stored, Traffic, Trouble
+from actors.messages import (
+    Batch,
+    Books,
+    Delivery,
+    Fate,
+    Knobs,
+    Lane,
+    Link,
+    Outcome,
+    Report,
+    Sign,
+    Stored,
+    Traffic,
+    Trouble,
+)
 from actors.pacing import IN_FLIGHT_MAX
 from actors.ports.client import CloudClient, Unreachable
 from actors.verdict import Piece, Room, Sense, Settlement, Verdict, judge, no_answer, settle
@@ -34,8 +48,7 @@ async def run(
     books: AsyncValue[Books],
     client: CloudClient,
     device_id: str,
-    retries_max: int,
-    retry_multiplier: float,
+    knobs: AsyncValue[Knobs],
     rng: random.Random,
     now: Callable[[], float],
     backlog_in_flight_max: int = IN_FLIGHT_MAX,
@@ -57,8 +70,8 @@ async def run(
             books=books,
             client=client,
             device_id=device_id,
-            retries_max=retries_max,
-            backoff=partial(backoff_s, multiplier=retry_multiplier, rng=rng, max_s=RETRY_PAUSE_MAX_S),
+            knobs=knobs,
+            rng=rng,
             now=now,
         )
         async with trio.open_nursery() as nursery:
@@ -79,8 +92,8 @@ class _Uplink:
     books: AsyncValue[Books]
     client: CloudClient
     device_id: str
-    retries_max: int
-    backoff: Callable[[int], float]
+    knobs: AsyncValue[Knobs]
+    rng: random.Random
     now: Callable[[], float]
     room: Room = attrs.field(factory=Room)
     busy_until: float = 0.0
@@ -107,9 +120,10 @@ class _Uplink:
             error = settlement.left_error or error
             if settlement.trouble is None or settlement.trouble.sense is not Sense.FAILED:
                 break
-            if attempt == self.retries_max:
+            if attempt >= self.knobs.value.retries_max:
                 break
-            await self._pause(self.backoff(attempt))
+            multiplier = self.knobs.value.retry_multiplier
+            await self._pause(backoff_s(attempt, multiplier=multiplier, rng=self.rng, max_s=RETRY_PAUSE_MAX_S))
             if self.stopping.is_set():
                 break
         await self._release(left, error)

@@ -18,8 +18,20 @@ FOLDERS = ("actors", "cloud", "chaos", "tools", "bench", "tests", "docs", "deplo
 ROOT_FILES = ("app.py", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile", ".ci/run")
 TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", ".css")
 
-WIRING = ("actors/__init__.py", "actors/pipeline.py")
-SHARED = ("messages", "settings", "values", "backoff", "pacing", "verdict", "tail", "audit", "ports")
+WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py")
+SHARED = (
+    "messages",
+    "settings",
+    "loading",
+    "values",
+    "backoff",
+    "pacing",
+    "verdict",
+    "tail",
+    "audit",
+    "reloading",
+    "ports",
+)
 """What an actor may import of its own house: types, settings, pure decisions, doors. Whatever else is an actor."""
 PARTS_OF_INFERENCE = ("eye", "watching", "settling")
 """One actor in several files."""

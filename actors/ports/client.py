@@ -124,6 +124,10 @@ class CloudClient:
         """Close the connections."""
         await self._transport.aclose()
 
+    def change_key(self, key: ApiKey) -> None:
+        """Use another key from the next request on."""
+        self._key = key
+
     async def post(self, body: bytes) -> CloudAnswer:
         """The cloud's answer to `body`, compressed as the cloud likes it. `Unreachable` within `timeout_s`.
 

@@ -2,9 +2,10 @@ import math
 from functools import partial
 
 import trio
+from trio_util import AsyncValue
 
 from actors import batcher
-from actors.messages import Lane, Stored
+from actors.messages import Knobs, Lane, Stored
 
 
 def stored(seq, size=10):
@@ -17,8 +18,8 @@ class House:
     def __init__(self, nursery, *, size_max=32, bytes_max=1024 * 1024, linger_s=10.0, inbox_max=1000, outbox_max=100):
         self.send, inbox = trio.open_memory_channel(inbox_max)
         outbox, self.batches = trio.open_memory_channel(outbox_max)
-        knobs = {"size_max": size_max, "bytes_max": bytes_max, "linger_s": linger_s}
-        nursery.start_soon(partial(batcher.run, inbox, outbox, **knobs))
+        self.knobs = AsyncValue(Knobs(batch_size=size_max, batch_timeout_s=linger_s))
+        nursery.start_soon(partial(batcher.run, inbox, outbox, knobs=self.knobs, bytes_max=bytes_max))
 
     def put(self, *seqs, size=10):
         for seq in seqs:
@@ -111,3 +112,18 @@ async def test_a_busy_uplink_holds_the_batcher_and_nothing_is_lost(autojump_cloc
             await trio.sleep(5)
             got += await house.batch()
         assert got == list(range(1, 8))
+
+
+async def test_knobs_that_change_hold_from_the_next_batch_on(autojump_clock):
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.put(1)
+        await trio.sleep(1)
+        house.knobs.value = Knobs(batch_size=2, batch_timeout_s=5.0)
+        assert await house.batch() == [1]
+        assert trio.current_time() == 10.0
+        house.put(2, 3, 4)
+        assert await house.batch() == [2, 3]
+        assert await house.batch() == [4]
+        assert trio.current_time() == 15.0
+        nursery.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from actors.messages import (
     Delivery,
     Drain,
     Fate,
+    Knobs,
     Lane,
     Link,
     LinkState,
@@ -37,7 +38,9 @@ def jitters(start_jitter_s=4.0):
 class World:
     """Recovery between a disk that holds what is pending and an uplink that does as it is told."""
 
-    def __init__(self, nursery, pending=(), *, state=LinkState.UP, losses=(), latency_s=0.0, **knobs):
+    def __init__(
+        self, nursery, pending=(), *, state=LinkState.UP, losses=(), latency_s=0.0, records_per_s_max=None, **more
+    ):
         self.pending, self.claimed, self.sent, self.losses = set(pending), set(), [], tuple(losses)
         self.latency_s, self.script = latency_s, []
         self.asked, self.posts, self.under_way, self.most_under_way = [], [], 0, 0
@@ -50,7 +53,8 @@ class World:
         backlog, self.backlog = trio.open_memory_channel(0)
         self.ended = trio.Event()
         self.nursery = nursery
-        given: dict[str, Any] = {"batch_size": 32, "start_jitter_s": 4.0, "rng": random.Random(SEED)} | knobs
+        cell = AsyncValue(Knobs(records_per_s_max=records_per_s_max))
+        given: dict[str, Any] = {"knobs": cell, "start_jitter_s": 4.0, "rng": random.Random(SEED)} | more
         self._run = partial(recovery.run, nudges, requests, backlog, link=self.link, drain=self.drain, **given)
         nursery.start_soon(self._recover)
         nursery.start_soon(self._disk)

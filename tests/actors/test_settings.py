@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.loading import describe, load_settings
 from actors.settings import (
     FIELDS,
     AfterAccept,
     DetectorKind,
+    LogLevel,
     Settings,
     SettingsError,
     WhenFull,
     default_buffer_path,
-    describe,
-    load_settings,
 )
 from actors.values import mask
 
@@ -53,6 +53,7 @@ CONTRACT = {
     "CAMERA_STALL_SECONDS": 15,
     "SHUTDOWN_GRACE_SECONDS": 10,
     "STATUS_BIND": "127.0.0.1:8000",
+    "LOG_LEVEL": LogLevel.INFO,
 }
 """The users' contract, written out a second time on purpose."""
 

@@ -18,6 +18,7 @@ from actors.messages import (
     Books,
     Delivery,
     Fate,
+    Knobs,
     Lane,
     Link,
     LinkState,
@@ -89,8 +90,7 @@ class World:
             "books": self.books,
             "client": self.client,
             "device_id": "cam-1",
-            "retries_max": retries_max,
-            "retry_multiplier": 2.0,
+            "knobs": AsyncValue(Knobs(retries_max=retries_max, retry_multiplier=2.0)),
             "rng": random.Random(SEED),
             "now": lambda: WALL + trio.current_time(),
         }

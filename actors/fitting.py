@@ -1,0 +1,69 @@
+"""What the settings mean for each port: how the client, the store, the sources and the detector are to be made."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from actors.messages import Knobs
+from actors.ports.client import ApiKey, CloudClient
+from actors.ports.cursors import recent_ids
+from actors.ports.detector import Detector
+from actors.ports.detectors import make_detector
+from actors.ports.frames import Memory, Source, parse_sources
+from actors.ports.lane import RunSync
+from actors.ports.opening import StoreOptions
+from actors.settings import Settings
+
+
+def knobs(settings: Settings) -> Knobs:
+    """What the actors that deliver read anew whenever they need it."""
+    return Knobs(
+        batch_size=settings.batch_size,
+        batch_timeout_s=settings.batch_timeout_seconds,
+        retries_max=settings.max_retries,
+        retry_multiplier=settings.retry_backoff_multiplier,
+        records_per_s_max=settings.recovery_max_per_second,
+    )
+
+
+def api_key(settings: Settings) -> ApiKey:
+    """The key, or the file that holds it."""
+    return ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file)
+
+
+def client(settings: Settings, run_sync: RunSync) -> CloudClient:
+    """The door to the cloud."""
+    return CloudClient(
+        settings.cloud_logging_endpoint,
+        timeout_s=settings.timeout_seconds,
+        key=api_key(settings),
+        run_sync=run_sync,
+    )
+
+
+def detector(settings: Settings) -> Detector:
+    """The model; nothing is loaded yet. `DetectorError` if none can run it."""
+    return make_detector(settings.detector, settings.model_path, settings.confidence, iou=settings.iou)
+
+
+def sources(settings: Settings, now: Callable[[], float]) -> Sequence[Source]:
+    """The sources, each with its memory of earlier sessions; none is open yet. `SourcesWrong`."""
+    buffer = settings.buffer_db_path
+    recent = partial(recent_ids, buffer)
+    memory = Memory(folder=buffer.parent / "cursors", recent=recent, after=settings.after_accept)
+    return parse_sources(",".join(settings.sources), now=now, memory=memory)
+
+
+def store_options(
+    settings: Settings, *, now: Callable[[], float], new_id: Callable[[float], str], sync: Callable[[int], None]
+) -> StoreOptions:
+    """Where the store lives and within which bounds."""
+    return StoreOptions(
+        db_path=settings.buffer_db_path,
+        capacity_bytes=settings.buffer_max_size_mb * 2**20,
+        cleanup_days=settings.buffer_cleanup_days,
+        journal=settings.enable_session_buffering,
+        now=now,
+        new_id=new_id,
+        sync=sync,
+        model=str(settings.model_path or "built-in"),
+    )
