@@ -157,7 +157,7 @@ async def run_device(settings: Settings) -> None:
                 pipelines.append(pipeline)
                 tell_start(settings, pipeline)
                 async with trio.open_nursery() as doors:
-                    doors.start_soon(status_door.serve, pipeline.status, settings.status_bind)
+                    doors.start_soon(status_door.serve, status_door.Window(pipeline.status), settings.status_bind)
                     await stop.wait()
                     doors.cancel_scope.cancel()
             nursery.cancel_scope.cancel()

@@ -247,9 +247,9 @@ class _Desk:
                 self.books.value = attrs.evolve(
                     await self.disk.do(Store.books), in_memory=len(self.tail), turned_away=self.turned_away
                 )
-                self.note()
             except (DiskTrouble, BufferFull) as exc:
                 self.in_trouble(str(exc))
+            self.note()
             await trio.sleep(TIDY_EVERY_S)
 
     async def save_tail(self) -> None:
@@ -293,6 +293,7 @@ class _Desk:
             in_memory=len(self.tail),
             turned_away=self.turned_away,
             trouble=self.trouble,
+            disk_answered_at=self.disk.answered_at,
         )
 
     def in_trouble(self, trouble: str) -> None:

@@ -11,6 +11,7 @@ from actors.ports.detectors import make_detector
 from actors.ports.frames import Memory, Source, parse_sources
 from actors.ports.lane import RunSync
 from actors.ports.opening import StoreOptions
+from actors.readiness import STUCK_S, Bounds
 from actors.settings import Settings
 
 
@@ -67,3 +68,9 @@ def store_options(
         sync=sync,
         model=str(settings.model_path or "built-in"),
     )
+
+
+def bounds(settings: Settings, *, watches: bool) -> Bounds:
+    """What readiness is measured by: a batch may rightly take its time to close, and its time to be answered."""
+    stuck_s = STUCK_S + settings.batch_timeout_seconds + settings.timeout_seconds
+    return Bounds(model_wanted=watches, stuck_s=stuck_s)

@@ -4,6 +4,7 @@ The map of who sends what to whom stands in `actors/__init__.py`.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -271,6 +272,8 @@ class Books:
     """Predictions that the last start saved from the journals of earlier sessions."""
     trouble: str = ""
     """Why accepts wait, in words; empty when all is well."""
+    disk_answered_at: float | None = None
+    """When the disk last came back from a piece of work, also with an error (seconds of the monotonic clock)."""
 
 
 @attrs.frozen
@@ -341,3 +344,23 @@ class Vision:
     cameras_down: tuple[str, ...] = ()
     finished: bool = False
     """All sources have ended (files); never true with a live camera."""
+
+
+@attrs.frozen
+class Pulse:
+    """monitor's own account, a look a second: what only shows from one look to the next. Times are monotonic."""
+
+    looked_at: float | None = None
+    lag_s: float = 0.0
+    """How late the last look came: how long something held up the loop."""
+    frames_per_s: float = 0.0
+    accepted_per_s: float = 0.0
+    delivered_per_s: float = 0.0
+    full_in_s: float | None = None
+    """When the buffer reaches its cap if it goes on growing like this; None while it does not grow."""
+    stuck: str = ""
+    """Why it must be said that nothing moves; empty when it does, or has no reason to."""
+    clock_trouble: str = ""
+    """Why the wall clock can't be right; empty when nothing speaks against it."""
+    alert_since: Mapping[str, float] = attrs.field(factory=dict)
+    """The alerts that hold, and since when."""

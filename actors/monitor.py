@@ -1,173 +1,132 @@
-"""Count, say when something is wrong, and say when it is over."""
+"""Look at everything once a second: rates, what stands still, and alerts, each told when it begins and when it ends."""
 
-from typing import TypedDict
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import attrs
 import structlog
 import trio
-from trio_util import AsyncValue
 
-from actors.messages import Books, Drain, Link, LinkState, Traffic, Vision
+from actors.alerts import Scene, holding
+from actors.messages import Pulse
+from actors.readiness import Bounds, stuck
+from actors.status import Cells
 
 LOOK_EVERY_S = 1.0
-PENDING_ALERT = 1_000
-CAPACITY_ALERT_PERCENT = 90.0
-FAILED_ALERT = 100
+RATE_S = 10
+"""Rates are means over so many seconds."""
+GROWTH_S = 300
+"""The buffer grows in strokes: how fast shows only over minutes."""
+CLOCK_FIRST_YEAR = 2024
+"""No device runs this before: a clock that says so was never set."""
+CLOCK_SLACK_S = 5.0
+"""How far the wall clock may step back unnoticed; time servers correct by less."""
+CLOCK_GRUDGE_S = 3_600.0
+"""A step back is held against the clock until it catches up, but no longer: perhaps it was wrong before."""
 
 log = structlog.get_logger()
 
 
-class LinkStatus(TypedDict):
-    """The link: its state, why, and for how many seconds it has been so."""
+@attrs.frozen
+class Sample:
+    """What a look saw. `at` is monotonic seconds, counts are since start, `size_bytes` is what the disk holds."""
 
-    state: str
-    reason: str
-    for_s: float
-
-
-class Status(TypedDict):
-    """The device at a glance. Counts are predictions, sizes are MiB, ages are seconds."""
-
-    edge_device_id: str
-    stream_id: str
-    last_seq: int
-    pending: int
-    sent: int
-    failed: int
-    evicted: int
-    turned_away: int
-    in_flight: int
-    in_memory: int
-    oldest_pending_age_s: float | None
-    size_mb: float
-    capacity_mb: float
-    capacity_percent: float
-    is_connected: bool
-    link: LinkStatus
-    recovery_active: bool
-    recovery_count: int
-    recovered_at_start: int
-    buffered: int
-    retried: int
-    duplicates: int
-    rejected: int
-    last_error: str
+    at: float
     frames: int
-    unreadable: int
-    unreadable_last: dict[str, str]
-    skipped: int
-    model: str
-    model_version: str
-    model_classes: list[str]
-    inference_ms: float
-    cameras_down: list[str]
-    sources_finished: bool
-    trouble: str
-    degraded: str
-    alerts: list[str]
+    accepted: int
+    delivered: int
+    size_bytes: int
 
 
-@attrs.frozen(kw_only=True)
-class Cells:
-    """Every actor's state cell. An actor writes its own; anybody may read."""
+@attrs.define
+class Clock:
+    """Whether the wall clock can be right."""
 
-    books: AsyncValue[Books] = attrs.field(factory=lambda: AsyncValue(Books()))
-    link: AsyncValue[Link] = attrs.field(factory=lambda: AsyncValue(Link(LinkState.UNKNOWN)))
-    drain: AsyncValue[Drain] = attrs.field(factory=lambda: AsyncValue(Drain()))
-    traffic: AsyncValue[Traffic] = attrs.field(factory=lambda: AsyncValue(Traffic()))
-    vision: AsyncValue[Vision] = attrs.field(factory=lambda: AsyncValue(Vision()))
+    _at: float | None = None
+    _wall: float = 0.0
+    _highest: float = 0.0
+    _held_since: float | None = None
 
-
-def status(device_id: str, cells: Cells, *, now: float, monotonic: float) -> Status:
-    """The account of this moment; `now` is wall-clock seconds, `monotonic` the link's clock."""
-    books, link, drain = cells.books.value, cells.link.value, cells.drain.value
-    traffic, vision = cells.traffic.value, cells.vision.value
-    return Status(
-        edge_device_id=device_id,
-        stream_id=books.stream_id,
-        last_seq=books.last_seq,
-        pending=books.pending,
-        sent=books.sent,
-        failed=books.failed,
-        evicted=books.evicted,
-        turned_away=books.turned_away,
-        in_flight=books.in_flight,
-        in_memory=books.in_memory,
-        oldest_pending_age_s=oldest_pending_age_s(books, now),
-        size_mb=books.size_bytes / 2**20,
-        capacity_mb=books.capacity_bytes / 2**20,
-        capacity_percent=capacity_percent(books),
-        is_connected=link.state is LinkState.UP,
-        link=LinkStatus(state=link.state.value, reason=link.reason, for_s=max(0.0, monotonic - link.since)),
-        recovery_active=drain.active,
-        recovery_count=drain.runs,
-        recovered_at_start=books.recovered,
-        buffered=books.pending,
-        retried=traffic.retried,
-        duplicates=traffic.duplicates,
-        rejected=traffic.rejected,
-        last_error=traffic.last_error,
-        frames=vision.frames,
-        unreadable=vision.unreadable,
-        unreadable_last={unread.name: unread.reason for unread in vision.unreadable_last},
-        skipped=vision.skipped,
-        model=vision.model_name,
-        model_version=vision.model_version,
-        model_classes=list(vision.model_classes),
-        inference_ms=vision.inference_ms,
-        cameras_down=list(vision.cameras_down),
-        sources_finished=vision.finished,
-        trouble=books.trouble,
-        degraded=books.degraded,
-        alerts=sorted(alerts(books, link, vision)),
-    )
+    def judge(self, wall: float, at: float) -> str:
+        """What speaks against the wall clock's `wall`, seen at monotonic `at`; empty if nothing does."""
+        if self._at is not None and wall < self._wall + (at - self._at) - CLOCK_SLACK_S and self._held_since is None:
+            self._held_since = at
+            self._highest = self._wall
+        self._at, self._wall = at, wall
+        if self._held_since is not None and (wall >= self._highest or at - self._held_since > CLOCK_GRUDGE_S):
+            self._held_since = None
+        if wall < datetime(CLOCK_FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp():
+            return f"the clock says {told(wall)}: it was never set; timestamps are wrong, the order of numbers is not"
+        if self._held_since is not None:
+            return f"the clock went back to {told(wall)}, and had been at {told(self._highest)}: timestamps repeat"
+        return ""
 
 
-def oldest_pending_age_s(books: Books, now: float) -> float | None:
-    """How long the oldest pending prediction has waited; None when none does (its time is told a second late)."""
-    if not books.pending or books.oldest_pending_at is None:
-        return None
-    return max(0.0, now - books.oldest_pending_at)
+@attrs.define
+class Watch:
+    """What only shows from one look to the next."""
+
+    bounds: Bounds
+    samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=GROWTH_S + 1), init=False)
+    clock: Clock = attrs.field(factory=Clock, init=False)
+    moved_at: float = attrs.field(default=0.0, init=False)
+    since: dict[str, float] = attrs.field(factory=dict, init=False)
+
+    def look(self, cells: Cells, *, now: float, at: float, lag_s: float) -> dict[str, str]:
+        """Write the pulse of this moment, and return the alerts that hold."""
+        books, traffic, vision = cells.books.value, cells.traffic.value, cells.vision.value
+        settled = traffic.sent + traffic.rejected
+        sample = Sample(at, vision.frames, books.last_seq, settled, books.size_bytes)
+        if not self.samples or settled != self.samples[-1].delivered or not books.pending:
+            self.moved_at = at
+        if books.capacity_bytes:  # before the first account there is nothing to compare with
+            self.samples.append(sample)
+        recent = self.samples[-min(len(self.samples), RATE_S + 1)] if self.samples else sample
+        oldest = self.samples[0] if self.samples else sample
+        pulse = Pulse(
+            looked_at=at,
+            lag_s=lag_s,
+            frames_per_s=rate(recent.frames, sample.frames, at - recent.at),
+            accepted_per_s=rate(recent.accepted, sample.accepted, at - recent.at),
+            delivered_per_s=rate(recent.delivered, sample.delivered, at - recent.at),
+            full_in_s=full_in_s(oldest, sample, books.capacity_bytes),
+            stuck=stuck(books.pending, cells.link.value, moved_at=self.moved_at, monotonic=at, bounds=self.bounds),
+            clock_trouble=self.clock.judge(now, at),
+        )
+        found = holding(Scene(books, cells.link.value, vision, pulse, now))
+        self.since = {name: self.since.get(name, at) for name in found}
+        cells.pulse.value = attrs.evolve(pulse, alert_since=self.since)
+        return found
 
 
-def capacity_percent(books: Books) -> float:
-    """How full the buffer is; 0 before the first account."""
-    return 100.0 * books.size_bytes / books.capacity_bytes if books.capacity_bytes else 0.0
+def rate(before: int, now: int, seconds: float) -> float:
+    """How many a second; 0 before there are two looks."""
+    return max(0.0, (now - before) / seconds) if seconds > 0 else 0.0
 
 
-def alerts(books: Books, link: Link, vision: Vision) -> dict[str, str]:
-    """What is wrong now: a name for each alert, and what an operator reads of it."""
-    found = {}
-    if books.pending > PENDING_ALERT:
-        found["pending_high"] = f"{books.pending} predictions wait to be delivered (alert above {PENDING_ALERT})"
-    if capacity_percent(books) > CAPACITY_ALERT_PERCENT:
-        found["buffer_nearly_full"] = f"the buffer is {capacity_percent(books):.0f} % full"
-    if books.failed > FAILED_ALERT:
-        found["failed_high"] = f"{books.failed} predictions were refused by the cloud (alert above {FAILED_ALERT})"
-    if books.trouble:
-        found["disk_trouble"] = books.trouble
-    if books.in_memory:
-        found["not_durable"] = f"{books.in_memory} predictions are kept in memory only: the disk takes nothing"
-    if books.degraded:
-        found["journal_unwritable"] = f"{books.degraded}; SQLite takes the commits meanwhile"
-    if link.state is LinkState.REFUSED:
-        found["link_refused"] = link.reason
-    if vision.cameras_down:
-        found["camera_down"] = ", ".join(vision.cameras_down)
-    if vision.model_trouble:
-        found["model_not_exchanged"] = vision.model_trouble
-    return found
+def full_in_s(before: Sample, now: Sample, capacity_bytes: int) -> float | None:
+    """When `capacity_bytes` are reached at the pace between two looks; None while nothing grows."""
+    growth_per_s = rate(before.size_bytes, now.size_bytes, now.at - before.at)
+    return max(0, capacity_bytes - now.size_bytes) / growth_per_s if growth_per_s else None
 
 
-async def run(cells: Cells) -> None:
-    """Log each alert once when it begins and once when it ends, with how long it held. Runs until cancelled."""
-    since: dict[str, float] = {}
+def told(wall: float) -> str:
+    """A wall-clock time as an operator reads it."""
+    return datetime.fromtimestamp(wall, tz=UTC).isoformat(sep=" ", timespec="seconds")
+
+
+async def run(cells: Cells, *, bounds: Bounds, now: Callable[[], float]) -> None:
+    """Look once a second, and log each alert once when it begins and once when it ends. Runs until cancelled."""
+    watch = Watch(bounds)
+    due = trio.current_time()
     while True:
-        now = trio.current_time()
-        found = alerts(cells.books.value, cells.link.value, cells.vision.value)
-        for name in found.keys() - since.keys():
+        at = trio.current_time()
+        before = watch.since
+        found = watch.look(cells, now=now(), at=at, lag_s=max(0.0, at - due))
+        for name in found.keys() - before.keys():
             log.warning("alert", name=name, detail=found[name])
-            since[name] = now
-        for name in since.keys() - found.keys():
-            log.warning("alert_over", name=name, held_s=round(now - since.pop(name), 1))
-        await trio.sleep(LOOK_EVERY_S)
+        for name in before.keys() - found.keys():
+            log.warning("alert_over", name=name, held_s=round(at - before[name], 1))
+        due = trio.current_time() + LOOK_EVERY_S
+        await trio.sleep_until(due)

@@ -16,7 +16,6 @@ from trio_util import AsyncValue
 from actors import batcher, buffer_writer, connectivity, fitting, inference, monitor, recovery, uplink
 from actors.inference import ImageRequest, ImageResult
 from actors.messages import Accept, Batch, Entry, Knobs, Outcome, PageRequest, Receipt, Reply, Report, Stored
-from actors.monitor import Cells, Status
 from actors.ports.annotate import Annotator, picture
 from actors.ports.client import CloudClient
 from actors.ports.detector import Detector
@@ -26,7 +25,9 @@ from actors.ports.lane import RunSync, leaving_lane, thread_lane
 from actors.ports.opening import DiskTrouble, new_stream_id
 from actors.ports.replay import Recovered
 from actors.ports.store import Store
+from actors.readiness import Bounds
 from actors.settings import Settings
+from actors.status import Cells, Status, status_of
 from cloud.wire import BATCH_BYTES_MAX, Prediction, encode_prediction
 
 ACCEPTS_MAX = 1_024
@@ -72,6 +73,7 @@ class Pipeline:
     recovered: Recovered
     """What the last start saved from earlier sessions."""
     cells: Cells
+    bounds: Bounds
     stopping: trio.Event
     settings: Settings
     """Those in force; `apply` replaces them."""
@@ -144,7 +146,7 @@ class Pipeline:
 
     def status(self) -> Status:
         """The device at a glance."""
-        return monitor.status(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time())
+        return status_of(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time(), bounds=self.bounds)
 
     def __attrs_post_init__(self) -> None:
         self.knobs = AsyncValue(fitting.knobs(self.settings))
@@ -198,6 +200,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
             cells=Cells(),
             settings=settings,
             client=client,
+            bounds=fitting.bounds(settings, watches=bool(sources)),
             stopping=trio.Event(),
             accepts=accepts_in,
             requests=requests_in,
@@ -207,7 +210,8 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
         house = _House(settings, world, pipeline, disk, client)
         try:
             async with trio.open_nursery() as watchers:
-                watchers.start_soon(partial(monitor.run, pipeline.cells), name="monitor")
+                watch = partial(monitor.run, pipeline.cells, bounds=pipeline.bounds, now=world.now)
+                watchers.start_soon(watch, name="monitor")
                 with pipeline._scope as scope:  # noqa: SLF001 - made here, for this
                     async with trio.open_nursery() as nursery:
                         house.start_delivery(nursery, accepts)

@@ -18,8 +18,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from actors.monitor import Status
 from actors.ports.opening import lock
+from actors.status import Status
 from app import main
 
 APP = Path(__file__).parents[1] / "app.py"

@@ -1,4 +1,4 @@
-"""monitor: the figures mean what they say, and an alert is told once when it begins and once when it ends."""
+"""monitor: what only shows from one look to the next, and alerts told once when they begin and once when they end."""
 
 import attrs
 import pytest
@@ -6,58 +6,42 @@ import trio
 from structlog.testing import capture_logs
 
 from actors import monitor
-from actors.messages import Books, Drain, Link, LinkState, Traffic, Vision
-from actors.monitor import Cells, alerts, oldest_pending_age_s, status
+from actors.messages import Books, Drain, Link, LinkState, Pulse, Traffic, Vision
+from actors.monitor import CLOCK_GRUDGE_S, Clock, Sample, Watch, full_in_s
+from actors.readiness import Bounds
+from actors.status import Cells, status_of
 
-WELL = Books(stream_id="S", pending=3, capacity_bytes=100, size_bytes=10, oldest_pending_at=900.0)
-UP = Link(LinkState.UP)
-
-
-@pytest.mark.parametrize(
-    ("books", "link", "vision", "name"),
-    [
-        (attrs.evolve(WELL, pending=1_001), UP, Vision(), "pending_high"),
-        (attrs.evolve(WELL, size_bytes=91), UP, Vision(), "buffer_nearly_full"),
-        (attrs.evolve(WELL, failed=101), UP, Vision(), "failed_high"),
-        (attrs.evolve(WELL, trouble="buffer full"), UP, Vision(), "disk_trouble"),
-        (attrs.evolve(WELL, in_memory=1), UP, Vision(), "not_durable"),
-        (attrs.evolve(WELL, degraded="read-only"), UP, Vision(), "journal_unwritable"),
-        (WELL, Link(LinkState.REFUSED, "401: no such key"), Vision(), "link_refused"),
-        (WELL, UP, Vision(cameras_down=("dock",)), "camera_down"),
-    ],
-)
-def test_each_alert_by_its_name(books, link, vision, name):
-    assert set(alerts(books, link, vision)) == {name}
-
-
-def test_at_the_threshold_all_is_well():
-    edge = attrs.evolve(WELL, pending=1_000, size_bytes=90, failed=100)
-    assert alerts(edge, UP, Vision()) == {}
-
-
-def test_an_age_is_told_only_while_something_waits():
-    assert oldest_pending_age_s(WELL, 960.0) == 60.0
-    assert oldest_pending_age_s(attrs.evolve(WELL, pending=0), 960.0) is None
-    assert oldest_pending_age_s(WELL, 100.0) == 0.0, "a clock that was set back"
+WELL = Books(stream_id="S", pending=3, capacity_bytes=1_000, size_bytes=100, last_seq=3)
+SET = 1.8e9
+"""A wall clock that was set."""
 
 
 def test_status_puts_the_cells_together():
     cells = Cells()
-    cells.books.value = WELL
+    cells.books.value = attrs.evolve(WELL, disk_answered_at=18.0)
     cells.link.value = Link(LinkState.UP, "probe: 200", since=5.0)
-    cells.drain.value = Drain(active=True, runs=2)
+    cells.drain.value = Drain(active=True, runs=2, sent=7, rate_per_s=1.5)
     cells.traffic.value = Traffic(retried=4, duplicates=1)
-    seen = status("cam", cells, now=960.0, monotonic=20.0)
+    cells.vision.value = Vision(cameras_down=("dock",))
+    cells.pulse.value = Pulse(
+        looked_at=20.0, delivered_per_s=2.0, accepted_per_s=0.5, alert_since={"camera_down": 12.0}
+    )
+    seen = status_of("cam", cells, now=960.0, monotonic=20.0, bounds=Bounds())
     assert (seen["pending"], seen["buffered"], seen["capacity_percent"]) == (3, 3, 10.0)
     assert seen["is_connected"] is True
     assert seen["link"] == {"state": "up", "reason": "probe: 200", "for_s": 15.0}
     assert (seen["recovery_active"], seen["recovery_count"], seen["retried"]) == (True, 2, 4)
+    assert (seen["recovery_sent"], seen["recovery_eta_s"]) == (7, 2.0)
+    assert seen["alerts"] == ["camera_down"]
+    assert seen["alert_details"] == {"camera_down": {"detail": "dock", "for_s": 8.0}}
+    assert (seen["healthy"], seen["ready"], seen["unready"]) == (True, False, ["the model is not loaded yet"])
+    assert seen["disk_silent_s"] == 2.0
 
 
 async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_clock, nursery):
     cells = Cells()
     with capture_logs() as told:
-        nursery.start_soon(monitor.run, cells)
+        nursery.start_soon(look_for_ever, cells)
         await trio.sleep(0.5)
         cells.books.value = attrs.evolve(WELL, failed=101)
         await trio.sleep(10.0)
@@ -68,3 +52,90 @@ async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_
         ("alert_over", "failed_high"),
     ]
     assert told[1]["held_s"] == 10.0
+
+
+async def look_for_ever(cells: Cells) -> None:
+    await monitor.run(cells, bounds=Bounds(stuck_s=60.0), now=lambda: 1_000.0 + SET)
+
+
+async def test_accepted_but_not_delivered_is_noticed_after_its_bound_and_over_with_the_first(autojump_clock, nursery):
+    cells = Cells()
+    cells.link.value = Link(LinkState.UP)
+    cells.vision.value = Vision(model_version="v1")
+    cells.books.value = WELL
+    nursery.start_soon(look_for_ever, cells)
+    await trio.sleep(60.5)
+    assert cells.pulse.value.stuck == ""
+    await trio.sleep(1.0)
+    assert cells.pulse.value.stuck == "the link is up and 3 predictions wait, but none was delivered for 61 s"
+    cells.traffic.value = Traffic(sent=1)
+    await trio.sleep(1.0)
+    assert cells.pulse.value.stuck == ""
+
+
+async def test_rates_are_means_of_the_last_seconds(autojump_clock, nursery):
+    cells = Cells()
+    nursery.start_soon(look_for_ever, cells)
+    await trio.sleep(5.5)
+    assert cells.pulse.value.accepted_per_s == 0.0, "the books are not open: what they begin with was not accepted now"
+    for second in range(30):
+        cells.books.value = attrs.evolve(WELL, last_seq=1_000 + 4 * second, size_bytes=100 + 10 * second)
+        cells.vision.value = Vision(frames=5 * second)
+        cells.traffic.value = Traffic(sent=2 * second, rejected=second)
+        await trio.sleep(1.0)
+    pulse = cells.pulse.value
+    assert (pulse.accepted_per_s, pulse.frames_per_s, pulse.delivered_per_s) == (4.0, 5.0, 3.0)
+    assert pulse.full_in_s == (1_000 - 390) / 10
+
+
+async def test_a_held_up_loop_shows_in_the_lag(mock_clock, nursery):
+    cells = Cells()
+    nursery.start_soon(look_for_ever, cells)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(3.5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert cells.pulse.value.lag_s == 2.5
+
+
+def test_what_does_not_grow_is_never_full():
+    before, now = Sample(0.0, 0, 0, 0, 500), Sample(10.0, 0, 0, 0, 400)
+    assert full_in_s(before, now, 1_000) is None
+    assert full_in_s(now, now, 1_000) is None
+
+
+# --- the wall clock
+
+
+@pytest.mark.parametrize("year", [0.0, 1e9])
+def test_a_clock_that_was_never_set_is_told(year):
+    assert "never set" in Clock().judge(year, 0.0)
+
+
+def test_a_clock_that_runs_is_right_and_one_corrected_a_little_too():
+    clock = Clock()
+    assert [clock.judge(SET + at - wobble, at) for at, wobble in ((0, 0), (1, 0), (2, 4.9), (3, 4.9))] == [""] * 4
+
+
+def test_a_step_back_is_told_until_the_clock_has_caught_up():
+    clock = Clock()
+    clock.judge(SET, 0.0)
+    assert "went back" in clock.judge(SET + 1 - 60, 1.0)
+    assert "went back" in clock.judge(SET + 59 - 60, 59.0)
+    assert clock.judge(SET + 60 - 60, 60.0) == ""
+
+
+def test_a_step_back_from_a_wrong_future_is_forgiven_in_the_end():
+    clock = Clock()
+    clock.judge(SET + 1e9, 0.0)
+    assert clock.judge(SET, 1.0)
+    assert clock.judge(SET + CLOCK_GRUDGE_S, 1.0 + CLOCK_GRUDGE_S)
+    assert clock.judge(SET + CLOCK_GRUDGE_S + 1, 2.0 + CLOCK_GRUDGE_S) == ""
+
+
+def test_an_alert_of_each_look_stands_in_the_pulse_with_its_beginning():
+    cells = Cells()
+    watch = Watch(Bounds())
+    cells.books.value = attrs.evolve(WELL, failed=101)
+    watch.look(cells, now=SET, at=5.0, lag_s=0.0)
+    watch.look(cells, now=SET + 1, at=6.0, lag_s=0.0)
+    assert cells.pulse.value.alert_since == {"failed_high": 5.0}

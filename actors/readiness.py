@@ -1,0 +1,62 @@
+"""Whether the device is alive, and whether it is ready: each answer is a list of reasons why not. Pure."""
+
+import attrs
+
+from actors.messages import Books, Link, LinkState, Pulse, Vision
+
+DISK_SILENCE_S = 30.0
+"""The disk is asked every second; one that has not come back for so long hangs."""
+LOOP_SILENCE_S = 15.0
+"""The monitor looks every second; if it has not for so long, something holds up the loop."""
+STUCK_S = 60.0
+"""So long nothing may move while it could, on top of what one batch may take to close and to be answered."""
+
+
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """What readiness is measured by."""
+
+    model_wanted: bool = True
+    """Whether there are sources, so that a model must be loaded."""
+    stuck_s: float = STUCK_S
+
+
+def stuck(pending: int, link: Link, *, moved_at: float, monotonic: float, bounds: Bounds) -> str:
+    """Why it has to be said that nothing moves: the link is up, predictions wait, none was delivered; or nothing."""
+    still_s = monotonic - max(moved_at, link.since)
+    if not pending or link.state is not LinkState.UP or still_s <= bounds.stuck_s:
+        return ""
+    return f"the link is up and {pending} predictions wait, but none was delivered for {still_s:.0f} s"
+
+
+def failing(books: Books, pulse: Pulse, *, monotonic: float) -> tuple[str, ...]:
+    """Why this process should be restarted. A disk that answers with an error is no reason: memory holds a tail then,
+    which a restart would lose.
+    """
+    found = []
+    if (still_s := age_s(pulse.looked_at, monotonic)) > LOOP_SILENCE_S:
+        found.append(f"the loop has not turned for {still_s:.0f} s")
+    if (silent_s := age_s(books.disk_answered_at, monotonic)) > DISK_SILENCE_S:
+        found.append(f"the disk has not answered for {silent_s:.0f} s")
+    return tuple(found)
+
+
+def unready(books: Books, link: Link, vision: Vision, pulse: Pulse, *, bounds: Bounds) -> tuple[str, ...]:
+    """Why this device does not do its work. A link that is down is no reason: that is what the buffer is for."""
+    found = []
+    if bounds.model_wanted and not vision.model_version:
+        found.append("the model is not loaded yet")
+    if not books.stream_id:
+        found.append("the buffer is not open")
+    if books.trouble:
+        found.append(f"the disk refuses: {books.trouble}")
+    if link.state is LinkState.REFUSED:
+        found.append(f"the cloud does not take our predictions: {link.reason}")
+    if pulse.stuck:
+        found.append(pulse.stuck)
+    return tuple(found)
+
+
+def age_s(at: float | None, monotonic: float) -> float:
+    """How long ago; 0 for what has not happened yet."""
+    return 0.0 if at is None else max(0.0, monotonic - at)
