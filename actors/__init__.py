@@ -10,7 +10,8 @@ The cast (one file each):
 | uplink | `Batch` (both lanes) | `Outcome`, `Report`, `Delivery` | the only one that speaks to the cloud |
 | connectivity | `Report` | the link's state | decides whether the link is up |
 | recovery | nudges, the link's state, `Page` | `PageRequest`, `Batch` (backlog lane) | brings the backlog home |
-| monitor | every actor's state cell | status, alerts | counts, and says when something is wrong |
+| monitor | every actor's state cell | `AlertChange`, the pulse | looks once a second, says when something is wrong |
+| notifier | `AlertChange` | | tells a webhook of every alert |
 
 The channel map:
 

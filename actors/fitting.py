@@ -11,6 +11,7 @@ from actors.ports.detectors import make_detector
 from actors.ports.frames import Memory, Source, parse_sources
 from actors.ports.lane import RunSync
 from actors.ports.opening import StoreOptions
+from actors.ports.webhook import Webhook
 from actors.readiness import STUCK_S, Bounds
 from actors.settings import Settings
 
@@ -74,3 +75,9 @@ def bounds(settings: Settings, *, watches: bool) -> Bounds:
     """What readiness is measured by: a batch may rightly take its time to close, and its time to be answered."""
     stuck_s = STUCK_S + settings.batch_timeout_seconds + settings.timeout_seconds
     return Bounds(model_wanted=watches, stuck_s=stuck_s)
+
+
+def webhook(settings: Settings, lane: Callable[[], RunSync]) -> Webhook | None:
+    """The door to whoever hears of alerts, if anybody does."""
+    url, file = settings.alert_webhook_url, settings.alert_webhook_url_file
+    return Webhook(lane(), url or "", file) if url or file else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from actors.settings import API_KEY_CHARS_MAX, FIELDS, KEY, Settings, SettingsError, default_buffer_path
+from actors.values import ADDRESS, Kind
 
 TYPO_RATIO = 0.8
 """How alike two names must be before one is taken for a typo of the other (`difflib`'s ratio)."""
@@ -67,7 +68,8 @@ def load_settings(
             read[name] = about.kind.read(given[name].value)
         except ValueError:
             problems.append(about.complaint(name, given[name].origin, given[name].value))
-    problems += _key_problems(read.get("cloud_logging_api_key"), read.get("cloud_logging_api_key_file"))
+    problems += _secret_problems(read, "cloud_logging_api_key", KEY, "CLOUD_LOGGING_API_KEY (or API_KEY)")
+    problems += _secret_problems(read, "alert_webhook_url", ADDRESS)
     if problems:
         raise SettingsError(problems)
     read.setdefault("buffer_db_path", default_buffer_path(environ))
@@ -75,26 +77,22 @@ def load_settings(
     return Settings(**read, origins=origins, warnings=_likely_typos(environ))  # type: ignore[arg-type]
 
 
-def _key_problems(key: object, key_file: object) -> tuple[str, ...]:
-    if key and key_file:
-        return ("CLOUD_LOGGING_API_KEY (or API_KEY) and CLOUD_LOGGING_API_KEY_FILE are both set: give one of the two",)
-    try:
-        if isinstance(key_file, Path):
-            _check_key_file(key_file)
-    except SettingsError as exc:
-        return exc.problems
-    return ()
-
-
-def _check_key_file(path: Path) -> None:
-    where = f"CLOUD_LOGGING_API_KEY_FILE: {str(path)!r}"
+def _secret_problems(read: Mapping[str, object], name: str, kind: Kind[str], said: str = "") -> list[str]:
+    """What is wrong with a secret that may be given as it is, or in a file; `said` is how its own name is told."""
+    path = read.get(f"{name}_file")
+    if not isinstance(path, Path):
+        return []
+    if read.get(name):
+        return [f"{said or name.upper()} and {name.upper()}_FILE are both set: give one of the two"]
+    where = f"{name.upper()}_FILE: {str(path)!r}"
     try:
         with path.open(encoding="ascii") as file:
-            KEY.read(file.read(2 * API_KEY_CHARS_MAX))
+            kind.read(file.read(2 * API_KEY_CHARS_MAX))
     except OSError as exc:
-        raise SettingsError([f"{where} can't be read: {exc.strerror}"]) from None
+        return [f"{where} can't be read: {exc.strerror}"]
     except ValueError:
-        raise SettingsError([f"{where} holds no usable key; it takes {KEY.takes}"]) from None
+        return [f"{where} holds no usable key or address; it takes {kind.takes}"]
+    return []
 
 
 def _from_flags(flags: Mapping[str, object], problems: list[str]) -> dict[str, _Given]:

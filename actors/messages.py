@@ -364,3 +364,14 @@ class Pulse:
     """Why the wall clock can't be right; empty when nothing speaks against it."""
     alert_since: Mapping[str, float] = attrs.field(factory=dict)
     """The alerts that hold, and since when."""
+
+
+@attrs.frozen
+class AlertChange:
+    """monitor -> notifier: an alert has begun, or is over after `held_s` seconds. `at` is seconds since 1970."""
+
+    name: str
+    detail: str
+    at: float
+    began: bool
+    held_s: float = 0.0

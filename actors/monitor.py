@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from actors.alerts import Scene, holding
-from actors.messages import Pulse
+from actors.messages import AlertChange, Pulse
 from actors.readiness import Bounds, stuck
 from actors.status import Cells
 
@@ -18,7 +18,7 @@ RATE_S = 10
 """Rates are means over so many seconds."""
 GROWTH_S = 300
 """The buffer grows in strokes: how fast shows only over minutes."""
-CLOCK_FIRST_YEAR = 2024
+CLOCK_FIRST_YEAR = 2020
 """No device runs this before: a clock that says so was never set."""
 CLOCK_SLACK_S = 5.0
 """How far the wall clock may step back unnoticed; time servers correct by less."""
@@ -71,10 +71,12 @@ class Watch:
     samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=GROWTH_S + 1), init=False)
     clock: Clock = attrs.field(factory=Clock, init=False)
     moved_at: float = attrs.field(default=0.0, init=False)
+    found: dict[str, str] = attrs.field(factory=dict, init=False)
+    """The alerts that hold, each with its sentence."""
     since: dict[str, float] = attrs.field(factory=dict, init=False)
 
-    def look(self, cells: Cells, *, now: float, at: float, lag_s: float) -> dict[str, str]:
-        """Write the pulse of this moment, and return the alerts that hold."""
+    def look(self, cells: Cells, *, now: float, at: float, lag_s: float) -> None:
+        """Write the pulse of this moment, and note the alerts that hold."""
         books, traffic, vision = cells.books.value, cells.traffic.value, cells.vision.value
         settled = traffic.sent + traffic.rejected
         sample = Sample(at, vision.frames, books.last_seq, settled, books.size_bytes)
@@ -94,10 +96,10 @@ class Watch:
             stuck=stuck(books.pending, cells.link.value, moved_at=self.moved_at, monotonic=at, bounds=self.bounds),
             clock_trouble=self.clock.judge(now, at),
         )
-        found = holding(Scene(books, cells.link.value, vision, pulse, now))
-        self.since = {name: self.since.get(name, at) for name in found}
-        cells.pulse.value = attrs.evolve(pulse, alert_since=self.since)
-        return found
+        self.found = holding(Scene(books, cells.link.value, vision, pulse, now))
+        for name in self.found:
+            self.since.setdefault(name, at)
+        cells.pulse.value = attrs.evolve(pulse, alert_since={name: self.since[name] for name in self.found})
 
 
 def rate(before: int, now: int, seconds: float) -> float:
@@ -116,17 +118,40 @@ def told(wall: float) -> str:
     return datetime.fromtimestamp(wall, tz=UTC).isoformat(sep=" ", timespec="seconds")
 
 
-async def run(cells: Cells, *, bounds: Bounds, now: Callable[[], float]) -> None:
-    """Look once a second, and log each alert once when it begins and once when it ends. Runs until cancelled."""
+async def run(
+    changes: trio.MemorySendChannel[AlertChange],
+    *,
+    cells: Cells,
+    bounds: Bounds,
+    now: Callable[[], float],
+) -> None:
+    """Look once a second, and tell each alert once when it begins and once when it ends. Runs until cancelled.
+
+    Never waits for whoever hears of the changes: one that does not fit is logged, and lost to them.
+    """
     watch = Watch(bounds)
     due = trio.current_time()
-    while True:
-        at = trio.current_time()
-        before = watch.since
-        found = watch.look(cells, now=now(), at=at, lag_s=max(0.0, at - due))
-        for name in found.keys() - before.keys():
-            log.warning("alert", name=name, detail=found[name])
-        for name in before.keys() - found.keys():
-            log.warning("alert_over", name=name, held_s=round(at - before[name], 1))
-        due = trio.current_time() + LOOK_EVERY_S
-        await trio.sleep_until(due)
+    with changes:
+        while True:
+            at, wall = trio.current_time(), now()
+            before = watch.found
+            watch.look(cells, now=wall, at=at, lag_s=max(0.0, at - due))
+            for name in watch.found.keys() - before.keys():
+                log.warning("alert", name=name, detail=watch.found[name])
+                tell(changes, AlertChange(name, watch.found[name], wall, began=True))
+            for name in before.keys() - watch.found.keys():
+                held_s = round(at - watch.since.pop(name), 1)
+                log.warning("alert_over", name=name, held_s=held_s)
+                tell(changes, AlertChange(name, before[name], wall, began=False, held_s=held_s))
+            due = trio.current_time() + LOOK_EVERY_S
+            await trio.sleep_until(due)
+
+
+def tell(changes: trio.MemorySendChannel[AlertChange], change: AlertChange) -> None:
+    """Pass it on if anybody listens and has room."""
+    try:
+        changes.send_nowait(change)
+    except trio.WouldBlock:
+        log.warning("alert_not_passed_on", name=change.name, reason="too many wait for the webhook")
+    except trio.BrokenResourceError:
+        return  # no webhook

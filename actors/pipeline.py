@@ -13,9 +13,21 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from actors import batcher, buffer_writer, connectivity, fitting, inference, monitor, recovery, uplink
+from actors import batcher, buffer_writer, connectivity, fitting, inference, monitor, notifier, recovery, uplink
 from actors.inference import ImageRequest, ImageResult
-from actors.messages import Accept, Batch, Entry, Knobs, Outcome, PageRequest, Receipt, Reply, Report, Stored
+from actors.messages import (
+    Accept,
+    AlertChange,
+    Batch,
+    Entry,
+    Knobs,
+    Outcome,
+    PageRequest,
+    Receipt,
+    Reply,
+    Report,
+    Stored,
+)
 from actors.ports.annotate import Annotator, picture
 from actors.ports.client import CloudClient
 from actors.ports.detector import Detector
@@ -37,6 +49,8 @@ LIVE_MAX = 1_024
 """Durable predictions that may wait for the batcher; what does not fit is the backlog's."""
 LIVE_BATCHES_MAX = 2
 REPORTS_MAX = 16
+ALERT_CHANGES_MAX = 64
+"""Alerts that may wait for the webhook; more are logged only."""
 REQUESTS_MAX = 4
 FLUSH_RESERVE_S = buffer_writer.CLOSE_S
 """Of the grace of a shutdown so much is kept for the disk, and the network gets the rest."""
@@ -210,8 +224,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
         house = _House(settings, world, pipeline, disk, client)
         try:
             async with trio.open_nursery() as watchers:
-                watch = partial(monitor.run, pipeline.cells, bounds=pipeline.bounds, now=world.now)
-                watchers.start_soon(watch, name="monitor")
+                house.start_watch(watchers)
                 with pipeline._scope as scope:  # noqa: SLF001 - made here, for this
                     async with trio.open_nursery() as nursery:
                         house.start_delivery(nursery, accepts)
@@ -235,6 +248,17 @@ class _House:
     pipeline: Pipeline
     disk: Disk
     client: CloudClient
+
+    def start_watch(self, nursery: trio.Nursery) -> None:
+        """monitor, and notifier where somebody wants to hear of alerts."""
+        changes_in, changes = trio.open_memory_channel[AlertChange](ALERT_CHANGES_MAX)
+        pipeline, world = self.pipeline, self.world
+        _start(nursery, monitor.run, changes_in, cells=pipeline.cells, bounds=pipeline.bounds, now=world.now)
+        webhook = fitting.webhook(self.settings, world.lane)
+        if webhook is None:
+            changes.close()
+        else:
+            _start(nursery, notifier.run, changes, webhook=webhook, device_id=pipeline.device_id, rng=world.rng)
 
     def start_vision(
         self,

@@ -230,10 +230,23 @@ class Settings:
         _SECONDS, 10.0, "seconds", "How long a stop may take until everything accepted is safe and the rest is cut."
     )
     status_bind: str = _setting(
-        values.BIND, "127.0.0.1:8000", "host:port", "Where the device answers GET /health and GET /status."
+        values.BIND,
+        "127.0.0.1:8000",
+        "host:port",
+        "Where the device answers: /health, /ready, /status, /metrics, /predictions and its page.",
     )
     log_level: LogLevel = _setting(
         values.choice(LogLevel), LogLevel.INFO, "", "What is logged: this, and all that is worse."
+    )
+    alert_webhook_url: str | None = _setting(
+        values.optional(values.ADDRESS, "none"),
+        None,
+        "address",
+        "Where each alert is posted when it begins and when it ends; a secret, since many such addresses hold a token.",
+        secret=True,
+    )
+    alert_webhook_url_file: Path | None = _setting(
+        values.optional(values.PATH, "none"), None, "path", "A file that holds that address, instead of the address."
     )
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
     """Where each value came from, by field name; what is not in it was left at its default."""

@@ -418,7 +418,7 @@ class Defect(Exception):
         (uplink._Uplink, "_post"),
         (recovery._Recovery, "_drain"),
         (connectivity._Watch, "_probe"),
-        (monitor, "alerts"),
+        (monitor, "holding"),
     ],
     ids=lambda where: where[0].__name__,
 )

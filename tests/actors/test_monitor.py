@@ -1,12 +1,14 @@
 """monitor: what only shows from one look to the next, and alerts told once when they begin and once when they end."""
 
+from functools import partial
+
 import attrs
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from actors import monitor
-from actors.messages import Books, Drain, Link, LinkState, Pulse, Traffic, Vision
+from actors.messages import AlertChange, Books, Drain, Link, LinkState, Pulse, Traffic, Vision
 from actors.monitor import CLOCK_GRUDGE_S, Clock, Sample, Watch, full_in_s
 from actors.readiness import Bounds
 from actors.status import Cells, status_of
@@ -55,7 +57,25 @@ async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_
 
 
 async def look_for_ever(cells: Cells) -> None:
-    await monitor.run(cells, bounds=Bounds(stuck_s=60.0), now=lambda: 1_000.0 + SET)
+    changes, listener = trio.open_memory_channel[AlertChange](1)
+    listener.close()
+    await monitor.run(changes, cells=cells, bounds=Bounds(stuck_s=60.0), now=lambda: 1_000.0 + SET)
+
+
+async def test_changes_are_passed_on_and_one_that_does_not_fit_holds_nothing_up(autojump_clock, nursery):
+    cells = Cells()
+    changes, listener = trio.open_memory_channel[AlertChange](2)
+    nursery.start_soon(partial(monitor.run, changes, cells=cells, bounds=Bounds(), now=lambda: SET))
+    await trio.sleep(0.5)
+    for failed in (101, 0, 101, 0):
+        cells.books.value = attrs.evolve(WELL, failed=failed)
+        await trio.sleep(1.0)
+    assert cells.pulse.value.looked_at == 4.0
+    sentence = "101 predictions were refused by the cloud"
+    assert listener.receive_nowait() == AlertChange("failed_high", sentence, SET, began=True)
+    assert listener.receive_nowait() == AlertChange("failed_high", sentence, SET, began=False, held_s=1.0)
+    with pytest.raises(trio.WouldBlock):
+        listener.receive_nowait()
 
 
 async def test_accepted_but_not_delivered_is_noticed_after_its_bound_and_over_with_the_first(autojump_clock, nursery):

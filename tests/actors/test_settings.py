@@ -53,6 +53,8 @@ CONTRACT = {
     "CAMERA_STALL_SECONDS": 15,
     "SHUTDOWN_GRACE_SECONDS": 10,
     "STATUS_BIND": "127.0.0.1:8000",
+    "ALERT_WEBHOOK_URL": None,
+    "ALERT_WEBHOOK_URL_FILE": None,
     "LOG_LEVEL": LogLevel.INFO,
 }
 """The users' contract, written out a second time on purpose."""
@@ -356,3 +358,25 @@ def test_settings_are_values():
     assert load_settings({"BATCH_SIZE": "8"}, None, None).batch_size == Settings(batch_size=8).batch_size
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Settings().batch_size = 1  # type: ignore[misc]
+
+
+def test_the_webhooks_address_is_a_secret_and_may_lie_in_a_file(tmp_path):
+    """Many such addresses hold a token: neither a wrong one nor a right one is repeated."""
+    (tmp_path / "url").write_text("https://hooks.test/T0KEN\n")
+    assert load_settings({"ALERT_WEBHOOK_URL_FILE": str(tmp_path / "url")}).alert_webhook_url is None
+    right = load_settings({"ALERT_WEBHOOK_URL": "https://hooks.test/T0KEN"})
+    assert "T0KEN" not in repr(right) + repr(describe(right))
+    (tmp_path / "url").write_text("T0KEN")
+    for environ, said in (
+        ({"ALERT_WEBHOOK_URL": "T0KEN"}, "ALERT_WEBHOOK_URL (environment): ********"),
+        ({"ALERT_WEBHOOK_URL_FILE": str(tmp_path / "url")}, "holds no usable key or address"),
+        ({"ALERT_WEBHOOK_URL_FILE": str(tmp_path / "none")}, "can't be read: No such file"),
+        (
+            {"ALERT_WEBHOOK_URL": "https://hooks.test/x", "ALERT_WEBHOOK_URL_FILE": str(tmp_path / "none")},
+            "ALERT_WEBHOOK_URL and ALERT_WEBHOOK_URL_FILE are both set",
+        ),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(environ)
+        assert said in str(caught.value)
+        assert "T0KEN" not in str(caught.value)
