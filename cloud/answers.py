@@ -6,7 +6,8 @@ from typing import Any
 import attrs
 import msgspec
 
-from cloud.ledger import Device, Page, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.ledger import Bucket, Device, Page, SeriesQuery, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.ledger.rollups import BOUNDS_MS
 from cloud.queries import encode_cursor
 
 _encode = msgspec.json.Encoder().encode
@@ -26,9 +27,30 @@ class Problem:
 
 def stats_json(stats: Stats) -> bytes:
     """The body of `GET /stats`."""
+    whole = stats.whole
     return _encode(
-        _tally(stats.total) | {"by_edge_device": _tallies(stats.by_edge_device), "by_model": _tallies(stats.by_model)}
+        {
+            **_tally(stats.total),
+            "since": stats.since,
+            "until": stats.until,
+            "late": whole.late,
+            "lateness_s": {"mean": whole.lateness_mean_s, "max": whole.lateness_max_s},
+            "inference_ms": {
+                "mean": whole.inference_mean_ms,
+                "p50": whole.inference_p50_ms,
+                "p95": whole.inference_p95_ms,
+                "up_to": BOUNDS_MS,
+                "counts": stats.inference_histogram,
+            },
+            "by_edge_device": _tallies(stats.by_edge_device),
+            "by_model": _tallies(stats.by_model),
+        }
     )
+
+
+def series_json(query: SeriesQuery, buckets: Iterable[Bucket]) -> bytes:
+    """The body of `GET /series`."""
+    return _encode({"bucket_s": query.bucket_s, "buckets": [attrs.asdict(bucket) for bucket in buckets]})
 
 
 def page_json(page: Page) -> bytes:
@@ -48,7 +70,11 @@ def devices_json(devices: Iterable[Device]) -> bytes:
                     "last_seen_at": device.last_seen_at,
                     "last_was_late": device.last_was_late,
                     "pending": device.pending,
+                    "last_lateness_s": device.last_lateness_s,
+                    "missing": device.missing,
+                    "unexplained": device.unexplained,
                     **_tally(device.tally),
+                    "last_hour": _tally(device.last_hour),
                 }
                 for device in devices
             ]

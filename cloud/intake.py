@@ -96,6 +96,7 @@ def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
         seq=prediction.seq if numbered and prediction.seq is not msgspec.UNSET else None,
         payload=payload,
         timestamp=prediction.timestamp,
+        inference_time_ms=prediction.inference_time_ms,
         model_name=prediction.model_name,
         model_version=prediction.model_version,
         defect_detected=prediction.defect_detected,

@@ -12,12 +12,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from cloud import intake, wire
-from cloud.answers import Problem, audit_json, devices_json, page_json, stats_json
+from cloud.answers import Problem, audit_json, devices_json, page_json, series_json, stats_json
 from cloud.connection import Exchange
 from cloud.keys import Keys, Verdict
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.ledger.sqlite import open_ledger
-from cloud.queries import QueryWrong, read_query
+from cloud.queries import QueryWrong, read_query, read_series_query, read_stats_query
 from cloud.settings import API_KEYS, Settings, is_loopback, read_settings
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
@@ -28,7 +28,8 @@ ENDPOINTS = {
     "POST /log": "take a batch of predictions",
     "GET /health": "the process lives",
     "GET /ready": "the ledger answers",
-    "GET /stats": "totals, by device and by model",
+    "GET /stats": "totals, by device and by model; since, until, edge_device_id, model_name",
+    "GET /series": "the same over time; since, until, bucket_s, edge_device_id, model_name",
     "GET /predictions": "newest first; edge_device_id, model_name, model_version, defect_detected, class, since, until,"
     " limit, cursor",
     "GET /devices": "every device that ever sent something",
@@ -73,7 +74,7 @@ def create_app(
     _guard(app, keys or Keys(), loopback_only=loopback_only)
     _answer_errors(app)
     _add_log(app, door, now)
-    _add_reads(app, door)
+    _add_reads(app, door, now)
     return app
 
 
@@ -159,7 +160,7 @@ def _add_log(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
         return _json(wire.encode_answer(answer))
 
 
-def _add_reads(app: QuartTrio, door: _Door) -> None:
+def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
     @app.get("/")
     async def index() -> Response:
         return _json(_encode({"service": "holdfast cloud", "endpoints": ENDPOINTS}))
@@ -175,7 +176,13 @@ def _add_reads(app: QuartTrio, door: _Door) -> None:
 
     @app.get("/stats")
     async def stats() -> Response:
-        return _json(stats_json(await door.ledger.stats()))
+        query = read_stats_query(request.args.to_dict(flat=False))
+        return _json(stats_json(await door.ledger.stats(query)))
+
+    @app.get("/series")
+    async def series() -> Response:
+        query = read_series_query(request.args.to_dict(flat=False), now())
+        return _json(series_json(query, await door.ledger.series(query)))
 
     @app.get("/predictions")
     async def predictions() -> Response:

@@ -39,6 +39,7 @@ class Record(NamedTuple):
     payload: str
     """The record's JSON exactly as received."""
     timestamp: float
+    inference_time_ms: float
     model_name: str
     model_version: str
     defect_detected: bool
@@ -89,6 +90,40 @@ class Query:
     cursor: Cursor | None = None
 
 
+@attrs.frozen
+class StatsQuery:
+    """Of which predictions: captured at `since` or later and before `until`, seconds since 1970; None: no bound.
+
+    Bounds are widened to whole minutes, or to whole hours where `since` lies further back than minutes are kept.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    edge_device_id: str | None = None
+    model_name: str | None = None
+
+
+EVERYTHING = StatsQuery()
+
+
+@attrs.frozen
+class SeriesQuery:
+    """Which stretch of time, in buckets of `bucket_s` seconds that start at multiples of it since 1970.
+
+    `bucket_s` is a multiple of 3600, or of 60 where `since` lies within the `MINUTES_KEPT_S` that minutes are kept.
+    """
+
+    since: float
+    until: float
+    bucket_s: int
+    edge_device_id: str | None = None
+    model_name: str | None = None
+
+
+MINUTES_KEPT_S = 48 * 3600.0
+"""How far back a question may reach by the minute; further back, hours are kept for good."""
+
+
 # --- what comes out
 
 
@@ -125,17 +160,49 @@ class Tally:
 
 
 @attrs.frozen
+class Bucket:
+    """What the predictions of one stretch of time come to; a mean, maximum or quantile of nothing is None.
+
+    `late` came out of a device's backlog. Lateness runs from capture to arrival, over the predictions of a plausible
+    clock. The quantiles of the inference time are interpolated in a histogram of fixed bounds.
+    """
+
+    start: float
+    predictions: int
+    defects: int
+    late: int
+    lateness_mean_s: float | None
+    lateness_max_s: float | None
+    inference_mean_ms: float | None
+    inference_p50_ms: float | None
+    inference_p95_ms: float | None
+
+
+@attrs.frozen
 class Stats:
-    """Tallies of all that was ever stored; retention does not lower them."""
+    """What was ever stored, or what a question picked of it; retention does not lower it.
+
+    `since` and `until` are the bounds as they were widened. `whole` is one bucket over everything, and
+    `inference_histogram` counts its predictions up to each of `rollups.BOUNDS_MS`, and above the last.
+    """
 
     total: Tally
     by_edge_device: dict[str, Tally]
     by_model: dict[str, Tally]
+    whole: Bucket
+    inference_histogram: tuple[int, ...]
+    since: float | None = None
+    until: float | None = None
 
 
 @attrs.frozen
 class Device:
-    """What the ledger knows of one device. `pending` is the backlog that it last reported."""
+    """What the ledger knows of one device. `pending` is the backlog that it last reported.
+
+    `last_hour` counts the predictions captured in the last 60 minutes. `last_lateness_s` is that of the newest
+    prediction of the last batch that brought any (None: not yet, or a clock that can't be right). `missing` numbers are
+    not stored, `unexplained` ones without a reason either.
+    """
 
     edge_device_id: str
     first_seen_at: float
@@ -143,6 +210,10 @@ class Device:
     last_was_late: bool
     pending: int | None
     tally: Tally
+    last_hour: Tally
+    last_lateness_s: float | None
+    missing: int
+    unexplained: int
 
 
 @attrs.frozen
@@ -196,8 +267,12 @@ class Ledger(Protocol):
         """Return if the store answers."""
         ...
 
-    async def stats(self) -> Stats:
+    async def stats(self, query: StatsQuery = EVERYTHING) -> Stats:
         """The tallies, at a cost that does not grow with the number of predictions."""
+        ...
+
+    async def series(self, query: SeriesQuery) -> tuple[Bucket, ...]:
+        """Every bucket from `since` to `until`, oldest first, also the empty ones; at the same cost."""
         ...
 
     async def predictions(self, query: Query) -> Page:

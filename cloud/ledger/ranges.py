@@ -45,6 +45,24 @@ def covered(touching: Iterable[Span], span: Span) -> list[Span]:
     return [part for part in parts if part.low <= part.high]
 
 
+def uncovered(touching: Iterable[Span], span: Span) -> list[Span]:
+    """The parts of `span` that lie in none of `touching`, which may overlap and come in any order."""
+    found: list[Span] = []
+    expected = span.low
+    for part in sorted(covered(touching, span)):
+        if part.low > expected:
+            found.append(Span(expected, part.low - 1))
+        expected = max(expected, part.high + 1)
+    if expected <= span.high:
+        found.append(Span(expected, span.high))
+    return found
+
+
+def size(spans: Iterable[Span]) -> int:
+    """How many numbers disjoint spans hold."""
+    return sum(span.high - span.low + 1 for span in spans)
+
+
 def overlay(touching: Iterable[Gap], new: Gap) -> list[Gap]:
     """What takes the place of `touching` (disjoint, overlapping or adjoining `new`): the newest reason wins.
 

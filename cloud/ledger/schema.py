@@ -5,7 +5,9 @@ import sqlite3
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from cloud.ledger import LedgerUnusable
+from cloud.ledger import LedgerUnusable, sqlite_rollups
+from cloud.ledger.ranges import gaps, size
+from cloud.ledger.sqlite_read import read_ranges
 
 steps = Migrations("holdfast_cloud")
 
@@ -80,13 +82,39 @@ _TABLES = (
 
 
 FIRST_TABLES = "1_first_tables"
-NAMES = frozenset({FIRST_TABLES})
+ROLLUPS = "2_rollups"
+NAMES = frozenset({FIRST_TABLES, ROLLUPS})
 
 
 @steps(name=FIRST_TABLES)
 def _first_tables(db: sqlite_utils.Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
+
+
+@steps(name=ROLLUPS)
+def _rollups(db: sqlite_utils.Database) -> None:
+    """Rollups instead of tallies, and streams that know their sums without a look at their ranges."""
+    for statement in sqlite_rollups.TABLES:
+        db.execute(statement)
+    sqlite_rollups.fill(db.conn)
+    db.execute("DROP TABLE tallies")
+    db.execute("ALTER TABLE devices ADD COLUMN last_lateness_s REAL")
+    for column in ("last_seq", "stored", "explained"):
+        db.execute(f"ALTER TABLE streams ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+    _count_streams(db.conn)
+
+
+def _count_streams(db: sqlite3.Connection) -> None:
+    for (stream_no,) in db.execute("SELECT stream_no FROM streams").fetchall():
+        stored, explained, last_seq = read_ranges(db, stream_no)
+        known = sum(
+            gap.to_seq - gap.from_seq + 1 for gap in gaps(stored, explained, last_seq) if gap.reason is not None
+        )
+        db.execute(
+            "UPDATE streams SET last_seq = ?, stored = ?, explained = ? WHERE stream_no = ?",
+            (last_seq, size(stored), known, stream_no),
+        )
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -14,16 +14,21 @@ import trio
 
 from cloud import wire
 from cloud.ledger import (
+    EVERYTHING,
     Batch,
+    Bucket,
     Device,
     LedgerBusy,
     LedgerUnavailable,
     LedgerUnusable,
     Page,
     Query,
+    SeriesQuery,
     Stats,
+    StatsQuery,
     StreamAudit,
     sqlite_read,
+    sqlite_rollups,
     sqlite_write,
 )
 from cloud.ledger.lane import RunSync, thread_lane
@@ -115,9 +120,13 @@ class SqliteLedger:
         if self._trouble:
             await self._write(_touch)
 
-    async def stats(self) -> Stats:
-        """Tallies out of the rollup."""
-        return await self._read(sqlite_read.stats)
+    async def stats(self, query: StatsQuery = EVERYTHING) -> Stats:
+        """Tallies out of the rollups."""
+        return await self._read(partial(sqlite_rollups.stats, query=query, now=self._now()))
+
+    async def series(self, query: SeriesQuery) -> tuple[Bucket, ...]:
+        """Every bucket of the question, out of the rollups."""
+        return await self._read(partial(sqlite_rollups.series, query=query))
 
     async def predictions(self, query: Query) -> Page:
         """A page, newest first."""
@@ -125,7 +134,7 @@ class SqliteLedger:
 
     async def devices(self) -> tuple[Device, ...]:
         """Every device, by its id."""
-        return await self._read(sqlite_read.devices)
+        return await self._read(partial(sqlite_read.devices, now=self._now()))
 
     async def audit(self, device_id: str) -> tuple[StreamAudit, ...] | None:
         """Every stream's account, or None for an unknown device."""
@@ -149,18 +158,22 @@ class SqliteLedger:
                 for waiting in group:
                     self._settle(waiting)
 
-    async def sweep(self, retention_s: float, interval_s: float) -> None:
-        """Forget predictions older than `retention_s`, now and every `interval_s`, in small strokes."""
+    async def sweep(self, retention_s: float | None, interval_s: float) -> None:
+        """Forget predictions older than `retention_s` (None: none), and old minutes, now and every `interval_s`."""
         while True:
             await self._sweep_once(retention_s)
             await trio.sleep(interval_s)
 
-    async def _sweep_once(self, retention_s: float) -> None:
-        older_than = self._now() - retention_s
+    async def _sweep_once(self, retention_s: float | None) -> None:
+        now = self._now()
         forgotten = 0
         try:
-            while gone := await self._write(
-                partial(sqlite_write.forget, older_than=older_than, rows_max=SWEEP_ROWS_MAX)
+            while await self._write(partial(sqlite_rollups.forget_minutes, now=now, rows_max=SWEEP_ROWS_MAX)):
+                pass
+            while retention_s is not None and (
+                gone := await self._write(
+                    partial(sqlite_write.forget, older_than=now - retention_s, rows_max=SWEEP_ROWS_MAX)
+                )
             ):
                 forgotten += gone
         except LedgerUnavailable as exc:
@@ -294,8 +307,7 @@ async def open_ledger(
             nursery.start_soon(ledger.run, receive, name="ledger_writer")
             with send:
                 async with trio.open_nursery() as sweeping:
-                    if retention_s is not None:
-                        sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
+                    sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
                     yield ledger
                     sweeping.cancel_scope.cancel()
             nursery.cancel_scope.deadline = trio.current_time() + CLOSE_S_MAX

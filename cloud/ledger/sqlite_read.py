@@ -2,8 +2,9 @@
 
 import sqlite3
 
-from cloud.ledger import Cursor, Device, Gap, Page, Query, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.ledger import Cursor, Device, Gap, Page, Query, StoredPrediction, StreamAudit, Tally
 from cloud.ledger.ranges import Span, gaps
+from cloud.ledger.rollups import EVER, MINUTE
 
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 """A page of very large predictions ends early, so that no answer is larger than about this."""
@@ -15,28 +16,25 @@ _PREDICTIONS = """SELECT p.number, p.timestamp, p.payload, d.edge_device_id, s.s
     CROSS JOIN streams s ON s.stream_no = p.stream_no
     {where} ORDER BY p.timestamp DESC, p.number DESC LIMIT ?"""
 
+_DEVICES = """WITH ever AS (
+        SELECT device_no, sum(predictions) AS predictions, sum(defects) AS defects
+        FROM rollups WHERE grain_s = :ever GROUP BY device_no),
+    hour AS (
+        SELECT device_no, sum(predictions) AS predictions, sum(defects) AS defects
+        FROM rollups WHERE grain_s = :minute AND start > :since GROUP BY device_no),
+    gaps AS (
+        SELECT device_no, sum(last_seq - stored) AS missing, sum(last_seq - stored - explained) AS unexplained
+        FROM streams GROUP BY device_no)
+    SELECT edge_device_id, first_seen_at, last_seen_at, last_was_late, pending, last_lateness_s,
+        coalesce(ever.predictions, 0), coalesce(ever.defects, 0), coalesce(hour.predictions, 0),
+        coalesce(hour.defects, 0), coalesce(missing, 0), coalesce(unexplained, 0)
+    FROM devices LEFT JOIN ever USING (device_no) LEFT JOIN hour USING (device_no) LEFT JOIN gaps USING (device_no)
+    ORDER BY edge_device_id"""
+
 
 def check(db: sqlite3.Connection) -> None:
     """Touch the tables, so that a missing or damaged file shows."""
     db.execute("SELECT count(*) FROM (SELECT 1 FROM devices LIMIT 1)").fetchone()
-
-
-def stats(db: sqlite3.Connection) -> Stats:
-    """Tallies by device and by model, out of the rollup."""
-    return Stats(
-        total=Tally(
-            *db.execute("SELECT coalesce(sum(predictions), 0), coalesce(sum(defects), 0) FROM tallies").fetchone()
-        ),
-        by_edge_device=_tallies(
-            db, "SELECT edge_device_id, {sums} JOIN devices USING (device_no) GROUP BY 1 ORDER BY 1"
-        ),
-        by_model=_tallies(db, "SELECT model_name, {sums} JOIN models USING (model_no) GROUP BY 1 ORDER BY 1"),
-    )
-
-
-def _tallies(db: sqlite3.Connection, query: str) -> dict[str, Tally]:
-    rows = db.execute(query.format(sums="sum(predictions), sum(defects) FROM tallies"))
-    return {name: Tally(count, defects) for name, count, defects in rows}
 
 
 def predictions(db: sqlite3.Connection, query: Query) -> Page:
@@ -77,16 +75,23 @@ def _where(query: Query) -> tuple[str, list[object]]:
     return f"WHERE {conditions}" if asked else "", [value for _, values in asked for value in values]
 
 
-def devices(db: sqlite3.Connection) -> tuple[Device, ...]:
-    """Every device with its tally."""
-    rows = db.execute(
-        """SELECT edge_device_id, first_seen_at, last_seen_at, last_was_late, pending,
-            coalesce(sum(predictions), 0), coalesce(sum(defects), 0)
-        FROM devices LEFT JOIN tallies USING (device_no) GROUP BY device_no ORDER BY edge_device_id"""
-    )
+def devices(db: sqlite3.Connection, now: float) -> tuple[Device, ...]:
+    """Every device with its sums; the cost grows with the devices, not with what they sent."""
+    rows = db.execute(_DEVICES, {"ever": EVER, "minute": MINUTE, "since": now - 3600.0})
     return tuple(
-        Device(device, first, last, bool(late), pending, Tally(count, defects))
-        for device, first, last, late, pending, count, defects in rows
+        Device(
+            edge_device_id=device,
+            first_seen_at=first,
+            last_seen_at=last,
+            last_was_late=bool(late),
+            pending=pending,
+            tally=Tally(*counts[:2]),
+            last_hour=Tally(*counts[2:4]),
+            last_lateness_s=lateness_s,
+            missing=counts[4],
+            unexplained=counts[5],
+        )
+        for device, first, last, late, pending, lateness_s, *counts in rows
     )
 
 
@@ -100,14 +105,9 @@ def audit(db: sqlite3.Connection, device_id: str) -> tuple[StreamAudit, ...] | N
 
 
 def _audit_stream(db: sqlite3.Connection, stream_no: int, stream_id: str) -> StreamAudit:
-    key = (stream_no,)
     counters = "SELECT unnumbered, duplicates, conflicts, rejected FROM streams WHERE stream_no = ?"
-    unnumbered, duplicates, conflicts, rejected = db.execute(counters, key).fetchone()
-    rows = db.execute("SELECT low, high FROM stored_ranges WHERE stream_no = ? ORDER BY low", key)
-    stored = [Span(*row) for row in rows]
-    rows = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
-    explained = [Gap(*row) for row in rows]
-    last_seq = max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)
+    unnumbered, duplicates, conflicts, rejected = db.execute(counters, (stream_no,)).fetchone()
+    stored, explained, last_seq = read_ranges(db, stream_no)
     missing = known = count = 0
     listed: list[Gap] = []
     for gap in gaps(stored, explained, last_seq):
@@ -130,3 +130,13 @@ def _audit_stream(db: sqlite3.Connection, stream_no: int, stream_id: str) -> Str
         gaps=tuple(listed),
         gaps_total=count,
     )
+
+
+def read_ranges(db: sqlite3.Connection, stream_no: int) -> tuple[list[Span], list[Gap], int]:
+    """What is stored of a stream, what is explained, and the highest number of both."""
+    key = (stream_no,)
+    rows = db.execute("SELECT low, high FROM stored_ranges WHERE stream_no = ? ORDER BY low", key)
+    stored = [Span(*row) for row in rows]
+    rows = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
+    explained = [Gap(*row) for row in rows]
+    return stored, explained, max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)

@@ -2,12 +2,12 @@
 
 import hashlib
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from cloud import wire
-from cloud.ledger import Batch, Gap, Record
-from cloud.ledger.ranges import Span, covered, join, overlay, runs
+from cloud.ledger import Batch, Gap, Record, sqlite_rollups
+from cloud.ledger.ranges import Span, covered, join, overlay, runs, size, uncovered
+from cloud.ledger.rollups import lateness_s, roll_up
 
 REASON_CHARS_MAX = 256
 
@@ -33,9 +33,11 @@ def ingest(db: sqlite3.Connection, batch: Batch) -> wire.Answer:
     rejected_new = _explain_all(db, stream_no, batch)
     db.execute(
         "UPDATE streams SET unnumbered = unnumbered + ?, duplicates = duplicates + ?, conflicts = conflicts + ?,"
-        " rejected = rejected + ? WHERE stream_no = ?",
-        (len(unnumbered), len(repeats) - conflicts, conflicts_new, rejected_new, stream_no),
-    )
+        " rejected = rejected + ?, last_seq = max(last_seq, ?) WHERE stream_no = ?",
+        (
+            len(unnumbered), len(repeats) - conflicts, conflicts_new, rejected_new, _highest(batch, first), stream_no,
+        ),
+    )  # fmt: skip
     return wire.Answer(
         accepted=len(fresh) + len(unnumbered),
         duplicates=len(repeats) - conflicts,
@@ -45,11 +47,19 @@ def ingest(db: sqlite3.Connection, batch: Batch) -> wire.Answer:
     )
 
 
+def _highest(batch: Batch, first: Iterable[int]) -> int:
+    """The highest number that the batch speaks of, 0 if of none."""
+    told = [loss.to_seq for loss in batch.losses]
+    if batch.stream_id is not None:
+        told += [rejection.seq for rejection in batch.rejected if rejection.seq is not None]
+    return max(max(first, default=0), max(told, default=0))
+
+
 def forget(db: sqlite3.Connection, older_than: float, rows_max: int) -> int:
     """Delete up to `rows_max` predictions received before `older_than`; how many went.
 
     Predictions lie in the order of their arrival, so the oldest page is looked at and no index is needed. Ranges and
-    tallies stay: the audit speaks of all that was ever stored.
+    rollups stay: the audit and the statistics speak of all that was ever stored.
     """
     gone = db.execute(
         "DELETE FROM predictions WHERE number IN (SELECT number FROM predictions ORDER BY number LIMIT ?)"
@@ -62,13 +72,16 @@ def forget(db: sqlite3.Connection, older_than: float, rows_max: int) -> int:
 
 def _device(db: sqlite3.Connection, batch: Batch) -> int:
     row = db.execute(
-        """INSERT INTO devices (edge_device_id, first_seen_at, last_seen_at, last_was_late, pending)
-        VALUES (:device, :at, :at, :late, :pending)
+        """INSERT INTO devices (edge_device_id, first_seen_at, last_seen_at, last_was_late, pending, last_lateness_s)
+        VALUES (:device, :at, :at, :late, :pending, :lateness)
         ON CONFLICT (edge_device_id) DO UPDATE SET last_seen_at = :at, last_was_late = :late,
-            pending = coalesce(:pending, pending)
+            pending = coalesce(:pending, pending), last_lateness_s = iif(:empty, last_lateness_s, :lateness)
         RETURNING device_no""",
-        {"device": batch.device_id, "at": batch.received_at, "late": batch.late, "pending": batch.pending},
-    ).fetchone()
+        {
+            "device": batch.device_id, "at": batch.received_at, "late": batch.late, "pending": batch.pending,
+            "lateness": lateness_s(batch), "empty": not batch.records,
+        },
+    ).fetchone()  # fmt: skip
     return int(row[0])
 
 
@@ -112,6 +125,7 @@ def _note_stored(db: sqlite3.Connection, stream_no: int, seqs: Iterable[int]) ->
         touching = [Span(*row) for row in db.execute(_STORED_TOUCHING, _window(stream_no, span))]
         for part in covered(touching, span):
             known.extend(range(part.low, part.high + 1))
+        _count_stored(db, stream_no, uncovered(touching, span))
         merged = join(touching, span)
         if touching == [merged]:
             continue
@@ -121,6 +135,19 @@ def _note_stored(db: sqlite3.Connection, stream_no: int, seqs: Iterable[int]) ->
         )
         db.execute("INSERT INTO stored_ranges VALUES (?, ?, ?)", (stream_no, merged.low, merged.high))
     return known
+
+
+def _count_stored(db: sqlite3.Connection, stream_no: int, new: Sequence[Span]) -> None:
+    """Count numbers that are stored for the first time; those that were given up before are missing no more."""
+    found = 0
+    for part in new:
+        touching = [Span(*row[:2]) for row in db.execute(_EXPLAINED_TOUCHING, _window(stream_no, part))]
+        found += size(covered(touching, part))
+    if new:
+        db.execute(
+            "UPDATE streams SET stored = stored + ?, explained = explained - ? WHERE stream_no = ?",
+            (size(new), found, stream_no),
+        )
 
 
 def _window(stream_no: int, span: Span) -> dict[str, int]:
@@ -135,19 +162,21 @@ def _window(stream_no: int, span: Span) -> dict[str, int]:
 def _insert(db: sqlite3.Connection, batch: Batch, device_no: int, stream_no: int, records: Sequence[Record]) -> None:
     models = {model: _model(db, *model) for model in {(r.model_name, r.model_version) for r in records}}
     late, received_at = batch.late, batch.received_at
+    if not records:
+        return
     db.executemany(
         _INSERT,
         [
             (device_no, stream_no, models[name, version], seq, timestamp, received_at, late, defect, classes, payload)
-            for seq, payload, timestamp, name, version, defect, classes in records
+            for seq, payload, timestamp, _, name, version, defect, classes in records
         ],
     )
-    seen = Counter((r.model_name, r.model_version) for r in records)
-    defects = Counter((r.model_name, r.model_version) for r in records if r.defect_detected)
-    db.executemany(
-        "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT (device_no, model_no) DO UPDATE SET"
-        " predictions = predictions + excluded.predictions, defects = defects + excluded.defects",
-        [(device_no, models[model], count, defects[model]) for model, count in seen.items()],
+    sqlite_rollups.add(
+        db,
+        [
+            (device_no, models[key.model_name, key.model_version], key, rollup)
+            for key, rollup in roll_up(records, received_at, late=late).items()
+        ],
     )
 
 
@@ -188,11 +217,17 @@ def _explain_all(db: sqlite3.Connection, stream_no: int, batch: Batch) -> int:
 
 def _explain(db: sqlite3.Connection, stream_no: int, new: Gap) -> bool:
     """Note the reason of a range; False if exactly that was known already."""
-    window = _window(stream_no, Span(new.from_seq, new.to_seq))
+    span = Span(new.from_seq, new.to_seq)
+    window = _window(stream_no, span)
     touching = [Gap(*row) for row in db.execute(_EXPLAINED_TOUCHING, window)]
     after = overlay(touching, new)
     if after == touching:
         return False
+    stored = [Span(*row) for row in db.execute(_STORED_TOUCHING, window)]
+    settled = [*stored, *(Span(gap.from_seq, gap.to_seq) for gap in touching)]
+    db.execute(
+        "UPDATE streams SET explained = explained + ? WHERE stream_no = ?", (size(uncovered(settled, span)), stream_no)
+    )
     db.executemany(
         "DELETE FROM explained_ranges WHERE stream_no = ? AND low = ?", [(stream_no, gap.from_seq) for gap in touching]
     )

@@ -5,17 +5,30 @@ import sqlite3
 from typing import Any
 
 import pytest
+import sqlite_utils
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from cloud import wire
-from cloud.ledger import Cursor, LedgerBusy, LedgerUnavailable, LedgerUnusable, Query, sqlite_read, sqlite_write
+from cloud import intake, wire
+from cloud.ledger import (
+    EVERYTHING,
+    Cursor,
+    LedgerBusy,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Query,
+    SeriesQuery,
+    StatsQuery,
+    sqlite_read,
+    sqlite_rollups,
+    sqlite_write,
+)
 from cloud.ledger.lane import run_inline, thread_lane
-from cloud.ledger.schema import migrate
+from cloud.ledger.schema import ROLLUPS, migrate, steps
 from cloud.ledger.sqlite import MEMORY, SqliteLedger, _open, _transact, open_ledger
-from tests.cloud.world import NOON, batch
+from tests.cloud.world import NOON, batch, envelope, payload
 
 opened: dict[str, Any] = {"run_sync": run_inline, "synchronous": "OFF"}
 seqs = st.integers(1, 30)
@@ -57,6 +70,8 @@ def test_the_audit_names_exactly_the_numbers_that_are_missing_and_why(told):
             for low, high, reason in losses:
                 reasons |= dict.fromkeys(range(low, high + 1), reason)
         audits = sqlite_read.audit(db, "cam")
+        counters = db.execute("SELECT last_seq, stored, explained FROM streams").fetchone()
+        stats = sqlite_rollups.stats(db, EVERYTHING, NOON)
         kept = db.execute("SELECT count(*), count(DISTINCT seq) FROM predictions").fetchone()
         ranges = db.execute("SELECT count(*) FROM stored_ranges").fetchone()[0]
     if not told:
@@ -69,6 +84,8 @@ def test_the_audit_names_exactly_the_numbers_that_are_missing_and_why(told):
     assert (audit.last_seq, audit.stored, audit.missing) == (last, len(stored), len(missing))
     assert audit.unexplained == sum(reason is None for reason in missing.values())
     assert audit.duplicates == duplicates
+    assert counters == (audit.last_seq, audit.stored, audit.explained), "a stream's sums must be those of its ranges"
+    assert (stats.total.total_predictions, sum(stats.inference_histogram)) == (len(stored), len(stored))
     assert kept == (len(stored), len(stored))
     assert ranges == sum(n - 1 not in stored for n in stored), "ranges that adjoin must be merged"
 
@@ -232,6 +249,100 @@ async def test_retention_forgets_predictions_but_neither_their_numbers_nor_the_t
         assert await ledger.audit("cam") == before
         assert (await ledger.stats()).total.total_predictions == 2001
         assert (await ledger.ingest(batch(7, 2001))).duplicates == 1
+
+
+async def test_statistics_count_each_prediction_once_by_hour_minute_device_and_model():
+    async with open_ledger(MEMORY, **opened, now=lambda: NOON + 120) as ledger:
+        for _ in range(3):
+            await ledger.ingest(batch(1, 2, 3, received_at=NOON + 5, defect_detected=True))
+            await ledger.ingest(batch(1, device="cam2", received_at=NOON + 9, inference_time_ms=300.0))
+            await ledger.ingest(batch(4, received_at=NOON + 90, timestamp=NOON + 60, model_name="m2"))
+        stats = await ledger.stats()
+        assert {name: tally.total_predictions for name, tally in stats.by_edge_device.items()} == {"cam": 4, "cam2": 1}
+        assert {name: tally.defects_detected for name, tally in stats.by_model.items()} == {"m": 3, "m2": 0}
+        assert (stats.whole.lateness_max_s, stats.whole.lateness_mean_s) == (30.0, (3 * 5 + 9 + 30) / 5)
+        assert stats.whole.inference_mean_ms == (4 * 45.0 + 300.0) / 5
+        picked = await ledger.stats(StatsQuery(since=NOON + 60))
+        assert (picked.since, picked.total.total_predictions) == (NOON // 60 * 60 + 60, 1)
+        assert (await ledger.stats(StatsQuery(edge_device_id="cam", model_name="m"))).total.total_predictions == 3
+        assert (await ledger.stats(StatsQuery(edge_device_id="nobody"))).whole.inference_p50_ms is None
+        assert (await ledger.stats(StatsQuery(until=NOON - 7200))).by_model == {}
+        buckets = await ledger.series(SeriesQuery(NOON - 60, NOON + 120, 60, edge_device_id="cam"))
+        assert [(bucket.start - NOON // 60 * 60, bucket.predictions) for bucket in buckets] == [
+            (-60, 0), (0, 3), (60, 1), (120, 0),
+        ]  # fmt: skip
+        hours = await ledger.series(SeriesQuery(NOON - 7200, NOON + 1, 7200))
+        assert sum(bucket.predictions for bucket in hours) == 5
+
+
+async def test_the_fleet_table_knows_the_rate_the_lateness_and_the_gaps_of_every_device():
+    at = [NOON + 10]
+    async with open_ledger(MEMORY, **opened, now=lambda: at[0]) as ledger:
+        await ledger.ingest(batch(1, 5, received_at=at[0], losses=[(2, 3, "evicted")], defect_detected=True))
+        await ledger.ingest(batch(device="idle", received_at=at[0]))
+        cam, idle = await ledger.devices()
+        assert (cam.missing, cam.unexplained, cam.last_lateness_s) == (3, 1, 10.0)
+        assert (cam.last_hour.total_predictions, cam.last_hour.defects_detected) == (2, 2)
+        assert (idle.missing, idle.unexplained, idle.last_lateness_s, idle.tally.total_predictions) == (0, 0, None, 0)
+        await ledger.ingest(batch(2, 4, received_at=at[0], timestamp=0.0))
+        at[0] += 3700
+        await ledger.ingest(batch(received_at=at[0]))
+        cam, _ = await ledger.devices()
+        assert (cam.missing, cam.unexplained, cam.last_lateness_s) == (1, 0, None)
+        assert (cam.last_hour.total_predictions, cam.tally.total_predictions) == (0, 4)
+
+
+async def test_old_minutes_are_forgotten_and_their_hours_are_not(autojump_clock):
+    at = [NOON]
+    async with open_ledger(MEMORY, **opened, now=lambda: at[0], sweep_interval_s=3600.0) as ledger:
+        await ledger.ingest(batch(1))
+        rows = "SELECT grain_s FROM rollups ORDER BY 1"
+        assert ledger._files.reading.execute(rows).fetchall() == [(0,), (60,), (3600,)]
+        at[0] += 48 * 3600
+        await trio.sleep(5000)
+        assert (await ledger.stats(StatsQuery(since=NOON))).total.total_predictions == 1
+        at[0] += 7200
+        await trio.sleep(3600)
+        assert ledger._files.reading.execute(rows).fetchall() == [(0,), (3600,)]
+        assert (await ledger.stats(StatsQuery(since=NOON))).total.total_predictions == 1
+
+
+def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_streams():
+    """A file of version 1, whose retention had dropped a prediction already, must count as if it were ingested now."""
+    with (
+        contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as old,
+        contextlib.closing(connection()) as new,
+    ):
+        steps.apply(sqlite_utils.Database(old, execute_plugins=False), stop_before=ROLLUPS)
+        old.execute("INSERT INTO devices VALUES (1, 'cam', ?, ?, 0, NULL)", (NOON, NOON))
+        old.execute("INSERT INTO streams (stream_no, device_no, stream_id) VALUES (1, 1, 's1')")
+        old.execute("INSERT INTO models VALUES (1, 'yolov8-defect', 'v1.0')")
+        old.execute("INSERT INTO tallies VALUES (1, 1, 4, 3)")
+        old.executemany("INSERT INTO stored_ranges VALUES (1, ?, ?)", [(1, 3), (7, 7)])
+        old.executemany("INSERT INTO explained_ranges VALUES (1, ?, ?, 'evicted')", [(3, 4), (7, 8)])
+        for seq in (2, 3, 7):
+            row = (
+                1,
+                1,
+                1,
+                seq,
+                NOON + seq * 100,
+                NOON + 900,
+                seq == 7,
+                True,
+                None,
+                payload(seq, inference_time_ms=seq),
+            )
+            old.execute(sqlite_write._INSERT, (*row[:9], row[9].decode()))
+        migrate(old)
+        for seqs, late in (((2, 3), False), ((7,), True)):
+            body = envelope(*(payload(n, inference_time_ms=n, timestamp=NOON + n * 100) for n in seqs), late=late)
+            sqlite_write.ingest(new, intake.open_batch(body, "", NOON + 900))
+        rows = "SELECT * FROM rollups WHERE grain_s > 0 ORDER BY grain_s, start"
+        assert old.execute(rows).fetchall() == new.execute(rows).fetchall()
+        stats = sqlite_rollups.stats(old, EVERYTHING, NOON)
+        assert (stats.total.total_predictions, stats.total.defects_detected, stats.whole.late) == (4, 3, 1)
+        assert old.execute("SELECT last_seq, stored, explained FROM streams").fetchall() == [(8, 4, 2)]
 
 
 async def test_two_ledgers_on_one_file_do_not_store_a_number_twice(tmp_path):

@@ -299,7 +299,7 @@ async def test_a_store_that_fails_is_503_and_not_ready_but_the_process_is_health
 
 async def test_a_defect_of_ours_is_a_500_without_its_entrails():
     async with service() as cloud:
-        cloud.ledger._files.writing.execute("DROP TABLE tallies")
+        cloud.ledger._files.writing.execute("DROP TABLE rollups")
         cloud.ledger._read_lane = cast("Any", None)
         with structlog.testing.capture_logs() as logs:
             answer = await cloud.client.get("/stats")
@@ -322,6 +322,24 @@ async def test_stats_count_by_device_and_model_and_never_a_repeat():
         assert {name: tally["total_predictions"] for name, tally in stats["by_model"].items()} == {
             "other": 1, "yolov8-defect": 4,
         }  # fmt: skip
+
+
+async def test_stats_of_a_stretch_of_time_and_the_same_over_time():
+    async with service() as cloud:
+        await cloud.post(payload(1), payload(100), late=True)
+        await cloud.post(payload(7, model_name="m2", inference_time_ms=90.0), device="cam2")
+        stats = await cloud.get("/stats", since=NOON + 60, until=NOON + 120)
+        assert (stats["total_predictions"], stats["late"], list(stats["by_model"])) == (1, 1, ["yolov8-defect"])
+        assert (await cloud.get("/stats", edge_device_id="cam2"))["inference_ms"]["mean"] == 90.0
+        inference = (await cloud.get("/stats"))["inference_ms"]
+        assert sum(inference["counts"]) == 3
+        assert len(inference["counts"]) == len(inference["up_to"]) + 1
+        series = await cloud.get("/series", until=NOON + 120)
+        assert (series["bucket_s"], len(series["buckets"])) == (900, 97)
+        assert sum(bucket["predictions"] for bucket in series["buckets"]) == 3
+        series = await cloud.get("/series", since=NOON, until=NOON + 120, bucket_s=60, edge_device_id="cam")
+        assert [bucket["predictions"] for bucket in series["buckets"]] == [1, 0, 1]
+        assert (await cloud.get("/series", since=NOON - 90 * 86_400))["bucket_s"] == 86_400
 
 
 async def test_stats_of_an_empty_ledger_are_zero():
@@ -400,6 +418,20 @@ async def test_a_filter_that_is_not_understood_is_refused_by_name(query, names):
         assert answer.json()["error"].startswith(f"{names}: ")
 
 
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [("stats?since=x", "since"), ("stats?limit=3", "limit"), ("stats?until=1e300", "until"),
+     ("series?bucket_s=90", "bucket_s"), ("series?since=0&until=1e9&bucket_s=60", "bucket_s"),
+     ("series?since=0&bucket_s=3600", "bucket_s"), ("series?bucket_s=0", "bucket_s"), ("series?until=-1e12", "until"),
+     (f"series?since={NOON}&until={NOON}", "since"), (f"series?bucket_s={'9' * 30}", "bucket_s")],
+)  # fmt: skip
+async def test_a_question_about_time_that_is_not_understood_is_refused_by_name(query, names):
+    async with service() as cloud:
+        answer = await cloud.client.get(f"/{query}")
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(f"{names}: ")
+
+
 async def test_devices_show_when_they_were_seen_and_the_backlog_they_reported():
     async with service() as cloud:
         await cloud.post(payload(1), pending=120, late=True)
@@ -409,6 +441,8 @@ async def test_devices_show_when_they_were_seen_and_the_backlog_they_reported():
         assert device == {
             "edge_device_id": "cam", "first_seen_at": NOON, "last_seen_at": NOON + 60, "last_was_late": False,
             "pending": 120, "total_predictions": 2, "defects_detected": 2, "defect_rate": 1.0,
+            "last_hour": {"total_predictions": 2, "defects_detected": 2, "defect_rate": 1.0},
+            "last_lateness_s": 58.0, "missing": 0, "unexplained": 0,
         }  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def batch(
     """A batch as the ledger takes it, without the way through JSON."""
     fields: dict[str, Any] = {
         "timestamp": NOON,
+        "inference_time_ms": 45.0,
         "model_name": "m",
         "model_version": "v1",
         "defect_detected": False,
