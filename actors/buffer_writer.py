@@ -9,11 +9,13 @@ import trio
 from trio_util import AsyncValue
 
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stored
+from actors.ports.chores import perform
 from actors.ports.disk import Disk
 from actors.ports.opening import DiskTrouble
 from actors.ports.store import BufferFull, Store
 from actors.settings import WhenFull
 from actors.tail import Tail
+from actors.tasks import Chore, TaskRefused
 
 GROUP_ENTRIES_MAX = 4_096
 CONTROL_MAX = 256
@@ -29,7 +31,7 @@ log = structlog.get_logger()
 
 async def run(
     accepts: trio.MemoryReceiveChannel[Accept],
-    control: trio.MemoryReceiveChannel[PageRequest | Outcome],
+    control: trio.MemoryReceiveChannel[PageRequest | Outcome | Chore],
     stored: trio.MemorySendChannel[Stored],
     nudges: trio.MemorySendChannel[None],
     *,
@@ -171,7 +173,7 @@ class _Desk:
 
     # --- outcomes and pages
 
-    async def serve_control(self, control: trio.MemoryReceiveChannel[PageRequest | Outcome]) -> None:
+    async def serve_control(self, control: trio.MemoryReceiveChannel[PageRequest | Outcome | Chore]) -> None:
         async for first in control:
             waiting = [first]
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
@@ -183,6 +185,8 @@ class _Desk:
             for message in waiting:
                 if isinstance(message, PageRequest):
                     await self.turn_page(message)
+                elif isinstance(message, Chore):
+                    await self.do_chore(message)
         self.control_ended.set()
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -230,6 +234,19 @@ class _Desk:
             page = Page(free, found[-1].seq if found else after, exhausted=not found, losses=tuple(losses))
         self.in_flight.update(record.seq for record in page.records)
         request.reply.put(page)
+
+    async def do_chore(self, chore: Chore) -> None:
+        """An operator's work on the rows at rest; whatever became pending by it is worth a nudge."""
+        under_way = frozenset(self.in_flight)
+        try:
+            done = await self.disk.do(lambda store: perform(store, chore.task, under_way))
+        except (DiskTrouble, BufferFull) as exc:
+            chore.reply.put(TaskRefused(str(exc)))
+            return
+        log.info("chore_done", task=chore.task.kind.value, **attrs.asdict(done))
+        self.note()
+        self.nudge()
+        chore.reply.put(done)
 
     # --- now and then
 

@@ -3,17 +3,23 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import structlog
+
 from actors.messages import Knobs
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.cursors import recent_ids
 from actors.ports.detector import Detector
 from actors.ports.detectors import make_detector
+from actors.ports.disk import Disk
 from actors.ports.frames import Memory, Source, parse_sources
 from actors.ports.lane import RunSync
-from actors.ports.opening import StoreOptions
+from actors.ports.opening import DiskTrouble, StoreOptions
+from actors.ports.store import Store
 from actors.ports.webhook import Webhook
 from actors.readiness import STUCK_S, Bounds
 from actors.settings import Settings
+
+log = structlog.get_logger()
 
 
 def knobs(settings: Settings) -> Knobs:
@@ -81,3 +87,21 @@ def webhook(settings: Settings, lane: Callable[[], RunSync]) -> Webhook | None:
     """The door to whoever hears of alerts, if anybody does."""
     url, file = settings.alert_webhook_url, settings.alert_webhook_url_file
     return Webhook(lane(), url or "", file) if url or file else None
+
+
+async def disk(
+    settings: Settings,
+    lane: RunSync,
+    *,
+    now: Callable[[], float],
+    new_id: Callable[[float], str],
+    sync: Callable[[int], None],
+) -> Disk:
+    """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
+    options = store_options(settings, now=now, new_id=new_id, sync=sync)
+    made = Disk(None, partial(Store.open, settings.edge_device_id, options), lane)
+    try:
+        await made.open()
+    except DiskTrouble as exc:
+        log.error("disk_trouble", error=str(exc), then="memory takes the predictions")  # noqa: TRY400
+    return made

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeAlias
 
 import attrs
 import structlog
@@ -34,12 +34,12 @@ from actors.ports.detector import Detector
 from actors.ports.disk import Disk
 from actors.ports.frames import ImageGiven, Source
 from actors.ports.lane import RunSync, leaving_lane, thread_lane
-from actors.ports.opening import DiskTrouble, new_stream_id
+from actors.ports.opening import new_stream_id
 from actors.ports.replay import Recovered
-from actors.ports.store import Store
 from actors.readiness import Bounds
 from actors.settings import Settings
 from actors.status import Cells, Status, status_of
+from actors.tasks import Chore, Done, Task, TaskRefused
 from cloud.wire import BATCH_BYTES_MAX, Prediction, encode_prediction
 
 ACCEPTS_MAX = 1_024
@@ -58,6 +58,7 @@ RECOVERY_JITTER_S = 1.0
 """A drain begins after a random pause of up to so long, so that a fleet does not return in one instant."""
 
 P = ParamSpec("P")
+Control: TypeAlias = PageRequest | Outcome | Chore
 log = structlog.get_logger()
 
 
@@ -96,6 +97,7 @@ class Pipeline:
     _client: CloudClient
     _accepts: trio.MemorySendChannel[Accept]
     _requests: trio.MemorySendChannel[ImageRequest]
+    _control: trio.MemorySendChannel[Control]
     _now: Callable[[], float]
     _draw: RunSync
     _waiting: dict[Reply[Any], object] = attrs.field(factory=dict, init=False)
@@ -158,6 +160,21 @@ class Pipeline:
             return None
         return await self._draw(picture, look.image, look.detections) or None
 
+    async def perform(self, task: Task) -> Done:
+        """An operator's work on the rows at rest (`app.py buffer …`). `TaskRefused`, `PipelineClosed`."""
+        reply = Reply[Done | TaskRefused]()
+        self._waiting[reply] = TaskRefused("the device has ended; nothing was done")
+        try:
+            await self._control.send(Chore(task, reply))
+            done = await reply.wait()
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise PipelineClosed from None
+        finally:
+            self._waiting.pop(reply, None)
+        if isinstance(done, TaskRefused):
+            raise done
+        return done
+
     def status(self) -> Status:
         """The device at a glance."""
         return status_of(self.device_id, self.cells, now=self._now(), monotonic=trio.current_time(), bounds=self.bounds)
@@ -181,6 +198,7 @@ class Pipeline:
         """Begin to stop: sources end, what was accepted is flushed, the last batch is offered once."""
         self.stopping.set()
         self._requests.close()
+        self._control.close()
         self._accepts.close()
 
     def skip_network(self) -> None:
@@ -206,8 +224,9 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
     sources = fitting.sources(settings, world.now) if world.sources is None else world.sources
     accepts_in, accepts = trio.open_memory_channel[Accept](ACCEPTS_MAX)
     requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
+    control_in, control = trio.open_memory_channel[Control](CONTROL_MAX)
     async with world.client or fitting.client(settings, world.lane()) as client:
-        disk = await _open_disk(settings, world)
+        disk = await fitting.disk(settings, world.lane(), now=world.now, new_id=world.new_id, sync=world.sync)
         pipeline = Pipeline(
             device_id=settings.edge_device_id,
             recovered=disk.store.recovered if disk.store else Recovered(),
@@ -217,6 +236,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
             bounds=fitting.bounds(settings, watches=bool(sources)),
             stopping=trio.Event(),
             accepts=accepts_in,
+            control=control_in.clone(),
             requests=requests_in,
             now=world.now,
             draw=world.lane(),
@@ -227,7 +247,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
                 house.start_watch(watchers)
                 with pipeline._scope as scope:  # noqa: SLF001 - made here, for this
                     async with trio.open_nursery() as nursery:
-                        house.start_delivery(nursery, accepts)
+                        house.start_delivery(nursery, accepts, control_in, control)
                         house.start_vision(nursery, requests, accepts_in.clone(), sources)
                         yield pipeline
                         pipeline.stop()
@@ -295,12 +315,17 @@ class _House:
         """The one that the settings in force ask for."""
         return fitting.detector(self.pipeline.settings)
 
-    def start_delivery(self, nursery: trio.Nursery, accepts: trio.MemoryReceiveChannel[Accept]) -> None:
+    def start_delivery(
+        self,
+        nursery: trio.Nursery,
+        accepts: trio.MemoryReceiveChannel[Accept],
+        control_in: trio.MemorySendChannel[Control],
+        control: trio.MemoryReceiveChannel[Control],
+    ) -> None:
         """buffer_writer, and behind it the four that deliver; none of those where delivery is switched off."""
         settings = self.settings
         stored_in, stored = trio.open_memory_channel[Stored](LIVE_MAX)
         nudges_in, nudges = trio.open_memory_channel[None](1)
-        control_in, control = trio.open_memory_channel[PageRequest | Outcome](CONTROL_MAX)
         _start(
             nursery,
             buffer_writer.run,
@@ -348,7 +373,7 @@ class _House:
         nursery: trio.Nursery,
         live: trio.MemoryReceiveChannel[Batch],
         backlog: trio.MemoryReceiveChannel[Batch],
-        outcomes: trio.MemorySendChannel[PageRequest | Outcome],
+        outcomes: trio.MemorySendChannel[Control],
     ) -> None:
         """uplink and connectivity: the two that speak to the cloud."""
         settings, cells = self.settings, self.pipeline.cells
@@ -385,14 +410,3 @@ class _House:
 def _start(nursery: trio.Nursery, actor: Callable[P, Awaitable[None]], /, *channels: P.args, **knobs: P.kwargs) -> None:
     """Start an actor under the name of its file."""
     nursery.start_soon(partial(actor, *channels, **knobs), name=actor.__module__.rpartition(".")[2])
-
-
-async def _open_disk(settings: Settings, world: Ports) -> Disk:
-    """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
-    options = fitting.store_options(settings, now=world.now, new_id=world.new_id, sync=world.sync)
-    disk = Disk(None, partial(Store.open, settings.edge_device_id, options), world.lane())
-    try:
-        await disk.open()
-    except DiskTrouble as exc:
-        log.error("disk_trouble", error=str(exc), then="memory takes the predictions")  # noqa: TRY400
-    return disk

@@ -21,6 +21,7 @@ TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", 
 WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py")
 SHARED = (
     "messages",
+    "tasks",
     "settings",
     "loading",
     "values",
@@ -116,7 +117,8 @@ def only_ports_touch_the_world(page: Page) -> Complaints:
 
 def ports_never_import_actors(page: Page) -> Complaints:
     if page.is_in("actors/ports"):
-        allowed = ("actors.messages", "actors.settings", "actors.values", "actors.status", "actors.ports")
+        rooms = ("messages", "tasks", "settings", "values", "status", "ports")
+        allowed = tuple(f"actors.{room}" for room in rooms)
         yield from (name for name in page.imports if within(name, "actors") and not within(name, *allowed))
 
 

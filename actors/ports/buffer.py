@@ -7,7 +7,7 @@ fsync instead.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import sqlite_utils
 from actors.messages import Stored
 from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
+from actors.tasks import Done
 from cloud.wire import Loss
 
 PAGE_RECORDS_MAX = 1_000
@@ -275,7 +276,7 @@ class Buffer:
                 connection.execute(
                     "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
                 )
-                _bury(connection, first, last, reason, now)
+                bury_range(connection, first, last, reason, now)
             connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
         return len(seqs)
 
@@ -283,7 +284,7 @@ class Buffer:
         """Leave a tombstone for numbers whose predictions are gone; their numbers are never given out again."""
         with self._transaction() as connection:
             for first, last in lost:
-                _bury(connection, first, last, reason, now)
+                bury_range(connection, first, last, reason, now)
             connection.execute("UPDATE buffer_metadata SET last_seq = max(last_seq, ?)", (last_seq,))
 
     def keep_buried(self) -> int:
@@ -347,6 +348,11 @@ class Buffer:
             busy, in_wal, moved = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         return not busy and in_wal == moved
 
+    def amend(self, change: Callable[[sqlite3.Connection], Done]) -> Done:
+        """An operator's change (`chores.py`), in one transaction."""
+        with self._transaction() as connection:
+            return change(connection)
+
     def wal_bytes(self) -> int:
         """How large the write-ahead log is."""
         wal = self.path.with_name(self.path.name + "-wal")
@@ -380,7 +386,7 @@ def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     return added
 
 
-def _bury(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:
+def bury_range(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:
     """Write a tombstone; one that ends just before it, with the same reason and still unconfirmed, grows instead."""
     grown = connection.execute(
         "UPDATE buffer_losses SET to_seq = ?, lost_at = ? WHERE to_seq = ? AND reason = ? AND confirmed_at IS NULL",

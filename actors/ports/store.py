@@ -13,7 +13,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stored
 from actors.ports.buffer import Buffer, Row
@@ -22,6 +22,7 @@ from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, fill,
 from actors.ports.replay import Recovered, Replayed, replay, rows_of
 from actors.ports.reserve import Reserve
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
+from actors.tasks import Done
 from cloud.wire import LOSSES_MAX, Loss, number_payload
 
 FLUSH_RECORDS = 1_000
@@ -115,10 +116,12 @@ class Store:
         self.recovered = replayed.recovered
         self._quarantine_bytes = replayed.quarantine_bytes
         self._next_seq = replayed.last_seq + 1
-        self.pending_count = self._buffer.count("pending")
-        self.failed_count = self._buffer.count("failed")
-        self.sent_count = self._buffer.totals().sent
+        self._count()
         self._reserve.make()
+
+    def _count(self) -> None:
+        self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
+        self.sent_count = self._buffer.totals().sent
 
     @property
     def last_seq(self) -> int:
@@ -136,10 +139,7 @@ class Store:
         if self.size_bytes() + sum([len(record.payload) for record in stored]) > self._options.accept_bytes_max:
             raise BufferFull(f"{self._options.db_path.parent}: {self.size_bytes()} bytes")
         now = self._options.now()
-        rows = [
-            Row(record.seq, record.payload, entry.image_id, entry.timestamp, now)
-            for record, entry in zip(stored, entries, strict=True)
-        ]
+        rows = [Row(s.seq, s.payload, e.image_id, e.timestamp, now) for s, e in zip(stored, entries, strict=True)]
         if not (self._options.journal and self._append(first_seq, rows)):
             self._insert_durably(rows)
         self._next_seq += len(stored)
@@ -319,13 +319,22 @@ class Store:
         """Move what the journal alone holds into SQLite, in one transaction."""
         if not self._held:
             return
-        rows = list(self._held.values())
-        unwanted = 0
+        rows, unwanted = list(self._held.values()), 0
         if self._options.cleanup_days == 0:
             kept = [row for row in rows if row.status != "sent"]
             unwanted, rows = len(rows) - len(kept), kept
         self._buffer.insert(rows, last_seq=self._next_seq - 1, unwritten_sent=unwanted)
         self._held.clear()
+
+    def amend(self, change: Callable[[Buffer, float], Done]) -> Done:
+        """Work of an operator (`chores.py`) on rows at rest: flushed before, counted anew after. `DiskTrouble`."""
+        try:
+            self._flush()
+            done = change(self._buffer, self._options.now())
+            self._count()
+        except BufferUnwritable as exc:
+            raise self._short_of_room(exc) from exc
+        return done
 
     # --- books
 
@@ -368,8 +377,7 @@ class Store:
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
             self._buffer.keep_buried()
-            self.failed_count = self._buffer.count("failed")
-            self.pending_count = self._buffer.count("pending")
+            self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
         self.needs_rebuild = False

@@ -1,0 +1,140 @@
+"""The control door: a unix socket beside the buffer, through which an operator's command asks the running device.
+
+The device's process is the only owner of the disk, so a command that changes something never writes beside it: it asks
+here, and the request goes to `buffer_writer` like every other message. Only the user of the device can open the door:
+the socket is 0600, in a folder that is 0700.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from actors.messages import Receipt
+from actors.tasks import Done, Task, TaskRefused
+from cloud.wire import Prediction, WireError
+
+GRACE_S = 1.0
+BODY_BYTES_MAX = 64 * 1024 * 1024
+SOCKET_PATH_BYTES_MAX = 100
+"""What the system takes as a socket's name is about this long; a longer one is reached by way of its folder."""
+
+Perform = Callable[[Task], Awaitable[Done]]
+Accept = Callable[[Sequence[Prediction]], Awaitable[Sequence[Receipt]]]
+
+log = structlog.get_logger()
+
+
+def control_path(db_path: Path) -> Path:
+    """Where the door of the device that owns this buffer is."""
+    return db_path.with_name(db_path.name + ".sock")
+
+
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for a socket that the system takes, however long its path is; it holds only inside the block."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def create_control_app(status: Callable[[], Mapping[str, object]], perform: Perform, accept: Accept) -> QuartTrio:
+    """`GET /status`, `POST /task` (a `Task`), `POST /accept` (predictions, to be logged as new ones)."""
+    app = QuartTrio("control", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
+    app.config["RESPONSE_TIMEOUT"] = None
+    app.config["BODY_TIMEOUT"] = None
+
+    @app.get("/status")
+    async def show() -> dict[str, object]:
+        return dict(status())
+
+    @app.post("/task")
+    async def do_task() -> Response:
+        try:
+            task = msgspec.json.decode(await _body(), type=Task)
+        except msgspec.DecodeError as exc:
+            return _json({"error": f"not a task: {exc}"}, 400)
+        try:
+            return _json(await perform(task))
+        except TaskRefused as exc:
+            return _json({"error": exc.reason}, 409)
+
+    @app.post("/accept")
+    async def do_accept() -> Response:
+        try:
+            predictions = msgspec.json.decode(await _body(), type=list[Prediction])
+            receipts = await accept(predictions)
+        except (msgspec.DecodeError, WireError) as exc:
+            return _json({"error": str(exc)}, 400)
+        return _json({"accepted": sum(receipt.accepted for receipt in receipts)})
+
+    return app
+
+
+async def _body() -> bytes:
+    body = await request.get_data()
+    assert isinstance(body, bytes)
+    return body
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, content_type="application/json")
+
+
+async def serve(db_path: Path, status: Callable[[], Mapping[str, object]], perform: Perform, accept: Accept) -> None:
+    """Serve until cancelled, then take the socket away. Where there can be none, that is told and nothing else lost.
+
+    To be called by whoever holds the buffer's lock: a socket that is already there was left by a process that is gone.
+    """
+    path = control_path(db_path)
+    try:
+        listener = _listen(path)
+    except OSError as exc:
+        log.warning(
+            "control_door_unavailable",
+            path=str(path),
+            error=str(exc),
+            remedy="commands that change the buffer need the device stopped; make its folder writable",
+        )
+        return
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.graceful_timeout = GRACE_S
+    config.include_server_header = False
+    config.loglevel = "WARNING"
+    app = create_control_app(status, perform, accept)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(hypercorn_serve, app, config))
+            log.debug("control_door", path=str(path))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(path) as name:
+            listener.bind(name)
+        path.chmod(0o600)  # nobody can connect before hypercorn listens
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,254 @@
+"""Read a buffer as an operator: counts, rows, exports. The database is opened read-only, also while the device runs.
+
+What is not in SQLite yet (the device moves rows there every few seconds) is read from the journal; both together are
+the view `prediction_buffer`, so a condition of the operator's own sees all of them, by the columns of the documents.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import msgspec
+
+from actors.ports.account import NoBooks
+from actors.ports.journal import Scan, orphans, scan
+from actors.ports.opening import journal_folder
+from actors.ports.replay import folder_bytes, rows_of
+
+COLUMNS = ("id", "status", "image_id", "timestamp", "buffered_at", "sent_at", "retry_count", "last_error")
+STATUSES = ("pending", "sent", "failed")
+_VIEW = """
+CREATE TEMP TABLE journal_rows (id INTEGER PRIMARY KEY, prediction_data TEXT, image_id TEXT, timestamp REAL,
+    buffered_at REAL, sent_at REAL, status TEXT DEFAULT 'pending', retry_count INTEGER DEFAULT 0, last_error TEXT);
+CREATE TEMP VIEW prediction_buffer AS SELECT * FROM main.prediction_buffer UNION ALL SELECT id, prediction_data,
+    image_id, timestamp, buffered_at, sent_at, status, retry_count, last_error FROM temp.journal_rows;
+"""
+
+
+class ConditionWrong(ValueError):
+    """The condition is no SQL that can be asked of `prediction_buffer`."""
+
+
+@attrs.frozen
+class Reading:
+    """An open view of a buffer. Every method may raise `NoBooks` (damaged) or `ConditionWrong`."""
+
+    db_path: Path
+    stream_id: str
+    device_id: str
+    last_seq: int
+    in_journal: int
+    """Rows that are not in SQLite yet. The device may know more of them than the journal tells: which are sent."""
+    _connection: sqlite3.Connection
+
+    def rows(self, where: str = "", *, count_max: int, newest: bool = False) -> list[dict[str, Any]]:
+        """Rows without their predictions, oldest first unless `newest`."""
+        order = "DESC" if newest else "ASC"
+        return self._ask(f"SELECT {', '.join(COLUMNS)}", where, f"ORDER BY id {order} LIMIT {int(count_max)}")
+
+    def one(self, seq: int) -> dict[str, Any] | None:
+        """A row with its prediction; None if it is not there."""
+        found = self._ask(f"SELECT {', '.join(COLUMNS)}, prediction_data", f"id = {int(seq)}")
+        for row in found:
+            row["prediction"] = _parsed(row.pop("prediction_data"))
+        return found[0] if found else None
+
+    def fate(self, seq: int) -> str:
+        """What became of a number that has no row."""
+        if seq > self.last_seq or seq < 1:
+            return f"this buffer has given out the numbers 1 to {self.last_seq}"
+        with _named(self.db_path):
+            grave = self._connection.execute(
+                "SELECT reason, lost_at FROM main.buffer_losses WHERE ? BETWEEN from_seq AND to_seq", (seq,)
+            ).fetchone()
+        return f"given up: {grave[0]}" if grave else "confirmed by the cloud and cleaned up since"
+
+    def spans(self, where: str) -> list[tuple[int, int]]:
+        """The numbers of the rows that the condition holds for, as ranges with both ends included."""
+        found = self._ask("SELECT id", where, "ORDER BY id")
+        spans: list[tuple[int, int]] = []
+        for row in found:
+            if spans and row["id"] == spans[-1][1] + 1:
+                spans[-1] = (spans[-1][0], row["id"])
+            else:
+                spans.append((row["id"], row["id"]))
+        return spans
+
+    def export(self, where: str = "") -> Iterator[bytes]:
+        """A line of JSON for each row, oldest first: whose number it is, its state, and the payload byte for byte."""
+        columns = ("id", "status", "buffered_at", "sent_at", "retry_count", "last_error", "prediction_data")
+        for row in self._iterate(f"SELECT {', '.join(columns)}", where, "ORDER BY id"):
+            payload = row.pop("prediction_data").encode()
+            head = msgspec.json.encode(
+                {"stream_id": self.stream_id, "edge_device_id": self.device_id, "seq": row.pop("id"), **row}
+            )
+            yield head[:-1] + b',"prediction":' + payload + b"}\n"
+
+    def stats(self) -> dict[str, Any]:
+        """The figures of the buffer. Sizes are bytes, times are seconds since 1970, counts are predictions."""
+        counts = dict.fromkeys(STATUSES, 0)
+        # Counted in the table itself: its indexes make that quick.
+        for status in STATUSES:
+            query = f"SELECT count(*) FROM main.prediction_buffer WHERE status = '{status}'"  # noqa: S608
+            counts[status] = self._one(query)[0]
+        oldest = self._one("SELECT min(buffered_at) FROM prediction_buffer WHERE status = 'pending'")[0]
+        first, last = self._one("SELECT min(timestamp), max(timestamp) FROM prediction_buffer")
+        buffered, sent, evicted, created_at, last_cleanup = self._one(
+            "SELECT total_buffered, total_sent, total_evicted, created_at, last_cleanup FROM main.buffer_metadata"
+        )
+        pages, free, size = (self._one(f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size"))
+        with _named(self.db_path):
+            lost = self._connection.execute(
+                "SELECT reason, sum(to_seq - from_seq + 1) FROM main.buffer_losses GROUP BY reason ORDER BY reason"
+            ).fetchall()
+        return {
+            "buffer": str(self.db_path),
+            "edge_device_id": self.device_id,
+            "stream_id": self.stream_id,
+            "created_at": created_at,
+            "last_seq": self.last_seq,
+            **counts,
+            "in_journal": self.in_journal,
+            "given_up": dict(lost),
+            "oldest_pending_at": oldest,
+            "first_timestamp": first,
+            "last_timestamp": last,
+            "total_buffered": buffered + self.in_journal,
+            "total_sent": sent,
+            "total_evicted": evicted,
+            "last_cleanup": last_cleanup,
+            "database_bytes": pages * size,
+            "free_bytes": free * size,
+            "wal_bytes": _size(self.db_path.with_name(self.db_path.name + "-wal")),
+            "journal_bytes": folder_bytes(journal_folder(self.db_path)),
+            "quarantine_bytes": folder_bytes(self.db_path.with_name(self.db_path.stem + "-quarantine")),
+        }
+
+    def problems(self) -> list[str]:
+        """What SQLite and the payloads say of damage; empty when all is well. Reads the whole file."""
+        try:
+            found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(20)")]
+            broken = [
+                f"row {seq}: the prediction is no JSON that carries its number"
+                for seq, whole in self._connection.execute(
+                    "SELECT id, CASE WHEN json_valid(prediction_data) THEN json_extract(prediction_data, '$.seq') = id"
+                    " END AS whole FROM main.prediction_buffer WHERE whole IS NOT 1 LIMIT 20"
+                )
+                if not whole
+            ]
+        except sqlite3.DatabaseError as exc:
+            return [str(exc)]
+        return [line for line in found if line != "ok"] + broken
+
+    def _one(self, query: str) -> Any:
+        with _named(self.db_path):
+            return self._connection.execute(query).fetchone()
+
+    def _ask(self, select: str, where: str = "", rest: str = "") -> list[dict[str, Any]]:
+        return list(self._iterate(select, where, rest))
+
+    def _iterate(self, select: str, where: str, rest: str) -> Iterator[dict[str, Any]]:
+        # A condition that ends in a comment must not swallow what comes behind it.
+        condition = f"WHERE ({where}\n)" if where.strip() else ""
+        try:
+            cursor = self._connection.execute(f"{select} FROM prediction_buffer {condition} {rest}")
+            names = [column[0] for column in cursor.description]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as exc:
+            if not condition:
+                raise NoBooks(f"{self.db_path}: {exc}") from exc
+            raise ConditionWrong(
+                f"--where {where!r}: {exc}; it takes an SQL condition on {', '.join(COLUMNS)} and prediction_data,"
+                " such as \"status = 'failed' AND image_id LIKE 'cam-2%'\""
+            ) from exc
+        except sqlite3.DatabaseError as exc:
+            raise NoBooks(f"{self.db_path}: {exc}; `buffer repair` mends it") from exc
+
+
+@contextlib.contextmanager
+def open_reading(db_path: Path) -> Iterator[Reading]:
+    """A view of the buffer at `db_path` for as long as the block; nothing is written. `NoBooks`."""
+    if not db_path.is_file():
+        raise NoBooks(f"{db_path}: there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to read")
+    with _named(db_path):
+        reading = _read(db_path)
+    with contextlib.closing(reading._connection):  # noqa: SLF001 - made here
+        yield reading
+
+
+def _read(db_path: Path) -> Reading:
+    # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
+    segments = _segments(db_path)
+    connection = _connect(db_path)
+    try:
+        stream_id, device_id, last_seq = connection.execute(
+            "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
+        ).fetchone() or ("", "", 0)
+        ours = [seen for seen in segments if seen.header and seen.header.stream_id == stream_id]
+        fresh = [row for seen in ours for row in rows_of(seen, 0.0) if row.seq > last_seq]
+        connection.executescript(_VIEW)
+        connection.executemany(
+            "INSERT OR IGNORE INTO temp.journal_rows (id, prediction_data, image_id, timestamp, buffered_at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [(row.seq, row.payload.decode(), row.image_id, row.timestamp, row.timestamp) for row in fresh],
+        )
+        connection.commit()
+        connection.set_authorizer(_only_reading)
+    except (sqlite3.Error, OSError):
+        connection.close()
+        raise
+    last_seq = max([last_seq, *(row.seq for row in fresh)])
+    return Reading(db_path, stream_id, device_id, last_seq, len(fresh), connection)
+
+
+def _connect(db_path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(db_path.absolute()))}?mode=ro"
+    try:
+        connection = sqlite3.connect(address, uri=True, timeout=5.0)
+        connection.execute("SELECT 1 FROM buffer_metadata").fetchone()
+    except sqlite3.OperationalError:
+        if db_path.with_name(db_path.name + "-wal").exists():
+            raise
+        # Somebody who may only read can't make the files that WAL mode wants; nobody has it open, so none is needed.
+        connection = sqlite3.connect(f"{address}&immutable=1", uri=True)
+    return connection
+
+
+def _segments(db_path: Path) -> list[Scan]:
+    found = []
+    for path in orphans(journal_folder(db_path)):
+        with contextlib.suppress(FileNotFoundError):  # its rows have moved to SQLite since the folder was listed
+            found.append(scan(path))
+    return found
+
+
+def _only_reading(action: int, *_: object) -> int:
+    reading = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_PRAGMA)
+    return sqlite3.SQLITE_OK if action in reading else sqlite3.SQLITE_DENY
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as exc:
+        raise NoBooks(f"{path}: no buffer of a device can be read there ({exc})") from exc
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _parsed(payload: str) -> Any:
+    try:
+        return msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        return payload
