@@ -18,7 +18,7 @@ FOLDERS = ("actors", "cloud", "chaos", "tools", "bench", "tests", "docs", "deplo
 ROOT_FILES = ("app.py", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile", ".ci/run")
 TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", ".css")
 
-WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py")
+WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py", "actors/handle.py")
 SHARED = (
     "messages",
     "tasks",
