@@ -102,7 +102,13 @@ class Eye:
             model_trouble="",
         )
         took_s = round(trio.current_time() - started, 3)
-        log.info("model_loaded", model=detector.model_name, version=detector.model_version, took_s=took_s)
+        log.info(
+            "model_loaded",
+            model=detector.model_name,
+            version=detector.model_version,
+            device=getattr(detector, "device", "") or "its own",
+            took_s=took_s,
+        )
 
     async def see(self, frame: Frame, reply: Reply[tuple[Receipt, ...]] | None) -> Prediction:
         """Look at a frame, and hand its prediction on; `DetectorError` or `WireError` if nothing can be said of it."""

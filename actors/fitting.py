@@ -50,7 +50,9 @@ def client(settings: Settings, run_sync: RunSync) -> CloudClient:
 
 def detector(settings: Settings) -> Detector:
     """The model; nothing is loaded yet. `DetectorError` if none can run it."""
-    return make_detector(settings.detector, settings.model_path, settings.confidence, iou=settings.iou)
+    return make_detector(
+        settings.detector, settings.model_path, settings.confidence, iou=settings.iou, device=settings.model_device
+    )
 
 
 def sources(settings: Settings, now: Callable[[], float]) -> Sequence[Source]:

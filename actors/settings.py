@@ -214,6 +214,9 @@ class Settings:
         "",
         "What runs the model; 'auto': Ultralytics if it is there.",
     )
+    model_device: str = _setting(
+        values.DEVICE, "auto", "", "Where the model runs; 'auto': on a graphics card if the runtime sees one."
+    )
     annotate_dir: Path | None = _setting(
         values.optional(values.PATH, "none"),
         None,

@@ -190,9 +190,17 @@ def _read_names(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(read_text(name) for name in names))
 
 
+def _read_device(value: object) -> str:
+    device = read_text(value).lower()
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", device):
+        raise ValueError
+    return device
+
+
 SWITCH = Kind("true or false", _read_switch)
 PATH = Kind("a path", _read_path)
 ADDRESS = Kind("an http:// or https:// address with a host, without user or password", _read_address)
 SOURCES = Kind("'samples', or files, folders and camera addresses with commas between", _read_sources)
 BIND = Kind("host:port; port 0 takes any free one", _read_bind)
+DEVICE = Kind("auto, cpu, cuda, or cuda:N for the N-th graphics card from 0 on", _read_device)
 NAMES = Kind("names with commas between", _read_names)

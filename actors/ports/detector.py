@@ -42,6 +42,8 @@ CHUNK_BYTES = 1024 * 1024
 REASON_CHARS_MAX = 200
 REMEDY = "give the path of a trained model's file (.onnx, .pt), or leave MODEL_PATH unset for the built-in one"
 
+CARD_REMEDY = "take MODEL_DEVICE=auto or cpu, or install the runtime's build for CUDA and the card's driver"
+
 
 class DetectorError(Exception):
     """The model can't be loaded, or fails on an image; the text names the model and what to do."""
@@ -120,7 +122,8 @@ class UltralyticsDetector:
     """A model file that Ultralytics can run: `.onnx`, `.pt`, and what else it knows.
 
     `confidence` is the least score of a detection. `threads` is how many cores one prediction may use; the loop needs
-    one too. `config_dir` is where Ultralytics keeps its settings (default: a temporary folder).
+    one too. `device` is 'cpu', 'cuda', 'cuda:1' …, or 'auto': a graphics card if torch sees one. `config_dir` is where
+    Ultralytics keeps its settings (default: a temporary folder).
     """
 
     def __init__(
@@ -130,12 +133,14 @@ class UltralyticsDetector:
         *,
         iou: float = IOU,
         threads: int = 1,
-        device: str = "cpu",
+        device: str = "auto",
         config_dir: Path | None = None,
     ) -> None:
         self._path = Path(path).expanduser()
         self._given = str(path)
-        self._options = {"conf": confidence, "iou": iou, "device": device, "max_det": DETECTIONS_MAX, "verbose": False}
+        self._asked = device
+        self._options: dict[str, object] = {"conf": confidence, "iou": iou, "max_det": DETECTIONS_MAX, "verbose": False}
+        self._options["device"] = None if device == "auto" else device
         self._threads = threads
         self._config_dir = config_dir
         self._model: Any = None
@@ -160,6 +165,10 @@ class UltralyticsDetector:
         import torch  # noqa: PLC0415
 
         self._failures = failures()
+        card = card_of(self._asked)
+        if card is not None and card >= torch.cuda.device_count():
+            seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+            raise DetectorError(f"MODEL_DEVICE {self._asked}: {seen} here; {CARD_REMEDY}")
         blank = np.zeros((WARM_UP_SIDE_PX, WARM_UP_SIDE_PX, 3), np.uint8)
         try:
             with _calm_sessions(self._threads):
@@ -171,9 +180,18 @@ class UltralyticsDetector:
         task = getattr(model.predictor.model, "task", None) or model.task
         if task != "detect":
             raise DetectorError(f"MODEL_PATH {self._given} is a model for {task!r}; it takes one for 'detect'")
+        if card is not None and model.predictor.device.type == "cpu":
+            raise DetectorError(
+                f"MODEL_DEVICE {self._asked}: the runtime of {self._path.name} has no CUDA; {CARD_REMEDY}"
+            )
         torch.set_num_threads(self._threads)  # Ultralytics sets its own number at the first prediction
         self._version = version
         self._model = model
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, once loaded: cpu, or cuda:0 and so on."""
+        return "" if self._model is None else str(self._model.predictor.device)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -206,6 +224,12 @@ def sort_out(rows: Sequence[Sequence[float]], names: Mapping[int, str], image: I
         for x1, y1, x2, y2, score, kind in rows
         if all(map(math.isfinite, (x1, y1, x2, y2, score, kind)))
     )
+
+
+def card_of(asked: str) -> int | None:
+    """The number of the graphics card that MODEL_DEVICE asks for; None for 'auto' and 'cpu'."""
+    kind, _, number = asked.partition(":")
+    return int(number or 0) if kind == "cuda" else None
 
 
 def check_given(given: str, path: Path) -> None:

@@ -30,20 +30,25 @@ MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSErro
 
 
 def make_detector(
-    kind: DetectorKind, path: Path | None = None, confidence: float = 0.25, *, iou: float = IOU
+    kind: DetectorKind,
+    path: Path | None = None,
+    confidence: float = 0.25,
+    *,
+    iou: float = IOU,
+    device: str = "auto",
 ) -> Detector:
     """The detector for a model file (default: the built-in one). Opens nothing yet; `DetectorError` if none can."""
     path = path or default_model_path()
     if kind is DetectorKind.AUTO:
         kind = choose(_installed("ultralytics"), path)
     if kind is DetectorKind.ULTRALYTICS:
-        return UltralyticsDetector(path, confidence, iou=iou)
+        return UltralyticsDetector(path, confidence, iou=iou, device=device)
     if path.suffix.lower() != ".onnx":
         raise DetectorError(
             f"MODEL_PATH {path} is no .onnx file, and ONNX Runtime runs no other; export it with "
             f"YOLO({str(path)!r}).export(format='onnx', nms=True), or {INSTALL_HINT} and leave DETECTOR at 'auto'"
         )
-    return OnnxDetector(path, confidence, iou=iou)
+    return OnnxDetector(path, confidence, iou=iou, device=device)
 
 
 def choose(ultralytics_installed: bool, path: Path) -> DetectorKind:

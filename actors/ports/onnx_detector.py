@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from actors.ports.detector import (
+    CARD_REMEDY,
     DETECTIONS_MAX,
     INSTALL_HINT,
     IOU,
@@ -24,6 +25,7 @@ from actors.ports.detector import (
     VERSION_CHARS,
     DetectorError,
     Sight,
+    card_of,
     check_given,
     digest,
     failures,
@@ -46,6 +48,7 @@ ROW = 6
 """x1, y1, x2, y2, score, class: what a graph gives that drops double boxes itself."""
 CANDIDATES_MAX = 30_000
 RANKS = 4
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @attrs.frozen
@@ -72,14 +75,20 @@ class _Graph:
 
 
 class OnnxDetector:
-    """An `.onnx` file. `confidence` is the least score of a detection, `threads` how many cores one image may use."""
+    """An `.onnx` file. `confidence` is the least score of a detection, `threads` how many cores one image may use.
 
-    def __init__(self, path: Path | str, confidence: float = 0.25, *, iou: float = IOU, threads: int = 1) -> None:
+    `device` is 'cpu', 'cuda', 'cuda:1' …, or 'auto': a graphics card if this ONNX Runtime was built for one.
+    """
+
+    def __init__(
+        self, path: Path | str, confidence: float = 0.25, *, iou: float = IOU, threads: int = 1, device: str = "auto"
+    ) -> None:
         self._path = Path(path).expanduser()
         self._given = str(path)
         self._confidence = confidence
         self._iou = iou
         self._threads = threads
+        self._asked = device
         self._graph: _Graph | None = None
         self._failures: tuple[type[Exception], ...] = ()
         self._version = ""
@@ -93,6 +102,11 @@ class OnnxDetector:
     def model_version(self) -> str:
         """The first digits of the SHA-256 of the file; empty until loaded."""
         return self._version
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, once loaded: cpu, or cuda:0 and so on."""
+        return "" if self._graph is None else _device_of(self._graph, self._asked)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,13 +124,19 @@ class OnnxDetector:
         import numpy as np  # noqa: PLC0415 (only where there is a model to load)
 
         self._failures = failures()
+        available, card = runtime.get_available_providers(), card_of(self._asked)
+        if card is not None and CUDA not in available:
+            has = ", ".join(available)
+            raise DetectorError(f"MODEL_DEVICE {self._asked}: this onnxruntime has only {has}; {CARD_REMEDY}")
         try:
-            graph = _open(runtime, self._path, self._threads)
+            graph = _open(runtime, self._path, self._threads, providers_for(self._asked, available))
             blank = np.zeros((*graph.side, 3), np.uint8)
             self._run(graph, [blank])
             version = digest(self._path)[:VERSION_CHARS]
         except self._failures as exc:
             raise DetectorError(f"MODEL_PATH {self._given} can't be loaded as a model ({why(exc)}); {REMEDY}") from exc
+        if card is not None and _device_of(graph, self._asked) == "cpu":
+            raise DetectorError(f"MODEL_DEVICE {self._asked}: onnxruntime could not start CUDA; {CARD_REMEDY}")
         self._version = version
         self._graph = graph
 
@@ -224,6 +244,17 @@ def back(rows: Floats, place: Fit) -> Floats:
 # --- the file
 
 
+def providers_for(asked: str, available: Sequence[str]) -> list[Any]:
+    """What ONNX Runtime is to run on, the best first: a CUDA card unless 'cpu' is asked for or none can be."""
+    if asked == "cpu" or CUDA not in available:
+        return [CPU]
+    return [(CUDA, {"device_id": card_of(asked) or 0}), CPU]
+
+
+def _device_of(graph: _Graph, asked: str) -> str:
+    return f"cuda:{card_of(asked) or 0}" if CUDA in graph.session.get_providers() else "cpu"
+
+
 def _import_runtime() -> Any:
     for name, value in OFFLINE.items():
         os.environ.setdefault(name, value)
@@ -233,7 +264,7 @@ def _import_runtime() -> Any:
         raise DetectorError(f"the model runs on onnxruntime, which can't be imported ({exc}); {INSTALL_HINT}") from exc
 
 
-def _open(runtime: Any, path: Path, threads: int) -> _Graph:
+def _open(runtime: Any, path: Path, threads: int, providers: list[Any]) -> _Graph:
     """A session with `threads` threads that sleep when idle; `ValueError` for a graph that is no detector of ours."""
     import numpy as np  # noqa: PLC0415
 
@@ -243,7 +274,7 @@ def _open(runtime: Any, path: Path, threads: int) -> _Graph:
     options.log_severity_level = 3
     for pool in ("intra_op", "inter_op"):
         options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-    session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
     facts = session.get_modelmeta().custom_metadata_map
     if facts.get("task") != "detect":
         raise ValueError(f"it is a model for {facts.get('task', 'nothing it tells')!r}; it takes one for 'detect'")

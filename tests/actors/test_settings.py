@@ -48,6 +48,7 @@ CONTRACT = {
     "IOU": 0.6,
     "DEFECT_CLASSES": None,
     "DETECTOR": DetectorKind.AUTO,
+    "MODEL_DEVICE": "auto",
     "ANNOTATE_DIR": None,
     "AFTER_ACCEPT": AfterAccept.KEEP,
     "CAMERA_STALL_SECONDS": 15,

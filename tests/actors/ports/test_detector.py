@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,10 +18,18 @@ from trio_util import AsyncValue
 
 from actors import inference
 from actors.messages import Accept, Entry, Receipt, Vision
-from actors.ports.detector import DetectorError, UltralyticsDetector, default_model_path, tidy
+from actors.ports.detector import (
+    DetectorError,
+    UltralyticsDetector,
+    _import_yolo,
+    card_of,
+    default_model_path,
+    tidy,
+)
 from actors.ports.frames import SAMPLE_FOLDER, FolderSource, decode_image
 from actors.ports.lane import thread_lane
 from cloud.wire import Detection, check_payload
+from tools.train import write_network
 
 ROOT = Path(__file__).parents[3]
 DEFECTIVE = [f"surface-{number:02d}.jpg" for number in (1, 2, 3, 4, 6, 7, 9, 11)]
@@ -257,3 +266,59 @@ async def test_real_frames_through_the_real_model_in_its_thread_become_predictio
     predictions = [check_payload(entry.body) for entry in entries]
     assert sum(prediction.defect_detected for prediction in predictions) >= 6
     assert vision.value.frames == 12
+
+
+def test_a_file_of_pytorchs_weights_is_a_model_too(tmp_path, config_dir):
+    """A network with random weights; its boxes mean nothing, but they are boxes."""
+    path = tmp_path / "narrow.pt"
+    _import_yolo(config_dir)(write_network(tmp_path), task="detect").save(path)
+    detector = UltralyticsDetector(path, confidence=0.0001, config_dir=config_dir)
+    detector.load()
+    sight = detector.detect(decode_image(SAMPLE_FOLDER / DEFECTIVE[0]))
+    assert sight.detections
+    assert {found.class_name for found in sight.detections} <= set(detector.classes)
+    assert detector.classes == ("0", "1", "2", "3"), "a network that nobody trained has no names for them"
+    assert detector.model_version == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert detector.device == "cpu"
+
+
+@pytest.mark.parametrize("ending", ["mnn", "tflite", "engine", "param"])
+def test_a_format_whose_package_is_not_there_installs_nothing_and_is_refused(ending, tmp_path, config_dir):
+    """Ultralytics would run pip for it; what it may run here is nothing at all."""
+    path = tmp_path / f"model.{ending}"
+    path.write_bytes(b"no model")
+    seen: list[str] = []
+
+    def watch(event: str, args: tuple[object, ...]) -> None:
+        if watching and event.startswith(("socket.connect", "socket.getaddrinfo", "subprocess.")):
+            seen.append(f"{event} {args}")
+
+    watching = True
+    sys.addaudithook(watch)
+    try:
+        with pytest.raises(DetectorError, match=rf"MODEL_PATH .*model\.{ending} can't be loaded as a model"):
+            UltralyticsDetector(path, config_dir=config_dir).load()
+    finally:
+        watching = False
+    assert seen == []
+
+
+@pytest.mark.parametrize(("asked", "card"), [("auto", None), ("cpu", None), ("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_which_graphics_card_is_asked_for(asked, card):
+    assert card_of(asked) == card
+
+
+def test_a_graphics_card_that_is_not_there_is_refused_by_name_and_auto_takes_the_processor(config_dir):
+    missing = UltralyticsDetector(default_model_path(), device="cuda:7", config_dir=config_dir)
+    with pytest.raises(DetectorError, match=r"MODEL_DEVICE cuda:7: torch .* sees \d CUDA devices here; take MODEL_DEV"):
+        missing.load()
+
+
+def test_a_card_that_torch_has_and_the_models_runtime_has_not_is_never_replaced_in_silence(monkeypatch, config_dir):
+    """As Ultralytics does with ONNX Runtime built without CUDA: it warns, and goes on slowly."""
+    slow = SimpleNamespace(predict=lambda *_, **__: [], task="detect")
+    slow.predictor = SimpleNamespace(device=SimpleNamespace(type="cpu"), model=slow)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("actors.ports.detector._import_yolo", lambda _: lambda *_, **__: slow)
+    with pytest.raises(DetectorError, match=r"MODEL_DEVICE cuda: the runtime of surface-defects\.onnx has no CUDA"):
+        UltralyticsDetector(default_model_path(), device="cuda", config_dir=config_dir).load()

@@ -22,7 +22,7 @@ from actors.ports.detector import (
 )
 from actors.ports.detectors import CallableDetector, choose, make_detector
 from actors.ports.frames import SAMPLE_FOLDER, decode_image
-from actors.ports.onnx_detector import OnnxDetector, back, fill, fit, keep
+from actors.ports.onnx_detector import CPU, CUDA, OnnxDetector, back, fill, fit, keep, providers_for
 from actors.settings import DetectorKind
 from cloud.wire import Detection
 from tests.actors.ports.test_detector import write_model
@@ -251,6 +251,34 @@ def test_auto_takes_ultralytics_where_it_is_installed_and_onnx_runtime_where_not
 def test_onnx_runtime_refuses_other_files_with_the_way_to_export_them():
     with pytest.raises(DetectorError, match=r"own\.pt is no \.onnx file.*export\(format='onnx', nms=True\)"):
         make_detector(DetectorKind.ONNXRUNTIME, Path("own.pt"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "expected"),
+    [
+        ("auto", [CUDA, CPU], [(CUDA, {"device_id": 0}), CPU]),
+        ("auto", [CPU], [CPU]),
+        ("auto", ["AzureExecutionProvider", CPU], [CPU]),
+        ("cpu", [CUDA, CPU], [CPU]),
+        ("cuda:2", [CUDA, CPU], [(CUDA, {"device_id": 2}), CPU]),
+    ],
+)
+def test_what_onnx_runtime_is_told_to_run_on(asked, available, expected):
+    assert providers_for(asked, available) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnx_runtime_never_takes_the_processor_in_silence_where_a_card_was_asked_for(monkeypatch):
+    detector = OnnxDetector(default_model_path(), device="cuda")
+    with pytest.raises(DetectorError, match=r"MODEL_DEVICE cuda: this onnxruntime has only .*CPUExecutionProvider"):
+        detector.load()
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])  # built for CUDA, no driver here
+    with pytest.raises(DetectorError, match="MODEL_DEVICE cuda: onnxruntime could not start CUDA"):
+        detector.load()
+
+
+def test_a_model_says_where_it_runs(both):
+    assert [detector.device for detector in both] == ["cpu", "cpu"]
 
 
 WITHOUT_TORCH = """
