@@ -19,7 +19,7 @@ import trio
 from actors.audit import Finding, compare
 from actors.loading import describe, load_settings
 from actors.pipeline import Pipeline, open_pipeline
-from actors.ports import status_door
+from actors.ports import status_door, systemd
 from actors.ports.account import NoBooks, read_account
 from actors.ports.client import ApiKey, CloudClient, Unreachable
 from actors.ports.detector import DetectorError
@@ -156,10 +156,11 @@ async def run_device(settings: Settings) -> None:
             async with open_pipeline(settings) as pipeline:
                 pipelines.append(pipeline)
                 tell_start(settings, pipeline)
-                async with trio.open_nursery() as doors:
-                    doors.start_soon(status_door.serve, status_door.Window(pipeline.status), settings.status_bind)
-                    await stop.wait()
-                    doors.cancel_scope.cancel()
+                window = status_door.Window(pipeline.status, pipeline.picture, pipeline.log_many)
+                # In the outer nursery: whoever waits for a receipt gets it while the pipeline stops.
+                nursery.start_soon(status_door.serve, window, settings.status_bind, stop)
+                nursery.start_soon(systemd.keep_posted, pipeline.status, stop)
+                await stop.wait()
             nursery.cancel_scope.cancel()
     last = pipeline.status()
     log.info("stopped", accepted=last["last_seq"], sent=last["sent"], pending=last["pending"], failed=last["failed"])

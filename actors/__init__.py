@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actors.loading import load_settings
-    from actors.messages import Receipt
-    from actors.pipeline import Pipeline, PipelineClosed, Ports, open_pipeline
+    from actors.messages import PipelineClosed, Receipt
+    from actors.pipeline import Pipeline, Ports, open_pipeline
     from actors.ports.detectors import CallableDetector
     from actors.settings import Settings, SettingsError, WhenFull
     from cloud.wire import Detection, Prediction, WireError
@@ -50,7 +50,7 @@ _ROOMS = {
     "CallableDetector": "actors.ports.detectors",
     "Detection": "cloud.wire",
     "Pipeline": "actors.pipeline",
-    "PipelineClosed": "actors.pipeline",
+    "PipelineClosed": "actors.messages",
     "Ports": "actors.pipeline",
     "Prediction": "cloud.wire",
     "Receipt": "actors.messages",

@@ -15,6 +15,7 @@ from actors.messages import (
     Knobs,
     Outcome,
     PageRequest,
+    PipelineClosed,
     Receipt,
     Reply,
 )
@@ -31,10 +32,6 @@ from cloud.wire import Prediction, encode_prediction
 
 Control: TypeAlias = PageRequest | Outcome | Chore
 """What reaches the owner of the disk beside what asks to be made durable."""
-
-
-class PipelineClosed(Exception):
-    """The pipeline has stopped, or is stopping: the prediction was not accepted."""
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -45,6 +45,10 @@ class Reply(Generic[T]):
 # --- towards the disk
 
 
+class PipelineClosed(Exception):
+    """The pipeline has stopped, or is stopping: the prediction was not accepted."""
+
+
 @attrs.frozen
 class Entry:
     """One prediction that asks to be made durable. `body` is its JSON, still without a number."""

@@ -18,6 +18,8 @@ RATE_S = 10
 """Rates are means over so many seconds."""
 GROWTH_S = 300
 """The buffer grows in strokes: how fast shows only over minutes."""
+GROWTH_MIN_S = 60
+"""Before so long nothing is said of it."""
 CLOCK_FIRST_YEAR = 2020
 """No device runs this before: a clock that says so was never set."""
 CLOCK_SLACK_S = 5.0
@@ -108,7 +110,9 @@ def rate(before: int, now: int, seconds: float) -> float:
 
 
 def full_in_s(before: Sample, now: Sample, capacity_bytes: int) -> float | None:
-    """When `capacity_bytes` are reached at the pace between two looks; None while nothing grows."""
+    """When `capacity_bytes` are reached at the pace between two looks; None while nothing grows, or too early."""
+    if now.at - before.at < GROWTH_MIN_S:
+        return None
     growth_per_s = rate(before.size_bytes, now.size_bytes, now.at - before.at)
     return max(0, capacity_bytes - now.size_bytes) / growth_per_s if growth_per_s else None
 

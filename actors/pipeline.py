@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from actors import batcher, buffer_writer, connectivity, fitting, inference, monitor, notifier, recovery, uplink
-from actors.handle import Control, Pipeline, PipelineClosed
+from actors.handle import Control, Pipeline
 from actors.inference import ImageRequest
 from actors.messages import (
     Accept,
@@ -34,7 +34,7 @@ from actors.settings import Settings
 from actors.status import Cells
 from cloud.wire import BATCH_BYTES_MAX
 
-__all__ = ["Pipeline", "PipelineClosed", "Ports", "open_pipeline"]
+__all__ = ["Pipeline", "Ports", "open_pipeline"]
 
 ACCEPTS_MAX = 1_024
 """Accepts that may wait for the disk; a caller beyond that waits in `log()`."""

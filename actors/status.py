@@ -169,3 +169,9 @@ def recovery_eta_s(books: Books, drain: Drain, pulse: Pulse) -> float | None:
     """When the drain is through if it goes on like this; None outside a drain, or while more comes than goes."""
     shrinking_per_s = pulse.delivered_per_s - pulse.accepted_per_s
     return books.pending / shrinking_per_s if drain.active and shrinking_per_s > 0 else None
+
+
+def summary(status: Status) -> str:
+    """The status in one line."""
+    wrong = f"; {', '.join(status['alerts'])}" if status["alerts"] else ""
+    return f"{status['pending']} pending, {status['sent']} sent, link {status['link']['state']}{wrong}"

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from actors import batcher, connectivity, monitor, recovery, uplink
-from actors.messages import LinkState, Receipt
-from actors.pipeline import RECOVERY_JITTER_S, Pipeline, PipelineClosed
+from actors.messages import LinkState, PipelineClosed, Receipt
+from actors.pipeline import RECOVERY_JITTER_S, Pipeline
 from actors.ports.frames import FrameUnreadable
 from actors.ports.opening import DiskTrouble, StoreLocked
 from actors.ports.store import BufferFull, Store

@@ -1,7 +1,8 @@
-"""The device's own endpoints on STATUS_BIND: is it alive, is it ready, and what is it doing."""
+"""The device's own endpoints on STATUS_BIND: is it alive, is it ready, what is it doing, and a page that shows it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import attrs
 import msgspec
@@ -9,14 +10,30 @@ import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
 
 from actors.ports import metrics
+from actors.ports.prediction_door import Log, Refused, Turnstile, add_predictions, check_local
 from actors.status import Status
 
 GRACE_S = 1.0
+"""How long requests under way may take once the device stops."""
 UNAVAILABLE = 503
+PICTURES_AT_ONCE_MAX = 4
+PAGE = Path(__file__).parents[1] / "assets" / "page"
+PAGE_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 log = structlog.get_logger()
 
@@ -26,10 +43,14 @@ class Window:
     """What the endpoints see of the device."""
 
     status: Callable[[], Status]
+    picture: Callable[[], Awaitable[bytes | None]]
+    log: Log
 
 
 def create_status_app(window: Window) -> QuartTrio:
-    """`/health` (restart me if not), `/ready` (I do my work), `/status` (all there is to know), `/metrics`."""
+    """`/health` (restart me if not), `/ready` (I do my work), `/status` (all there is to know), `/metrics`, a page with
+    the last frame, and `POST /predictions`.
+    """
     app = QuartTrio("device", static_folder=None)
     page = metrics.Metrics(window.status)
 
@@ -49,7 +70,46 @@ def create_status_app(window: Window) -> QuartTrio:
     async def figures() -> Response:
         return Response(page.page(), content_type=metrics.CONTENT_TYPE)
 
+    @app.after_request
+    async def introduce(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def explain(error: HTTPException) -> Response:
+        return Refused(error.code or 500, error.name.lower(), error.description or error.name).response()
+
+    _add_page(app)
+    _add_picture(app, window)
+    add_predictions(app, window.log)
     return app
+
+
+def _add_page(app: QuartTrio) -> None:
+    """Read once, at start: the page must come even if the disk hangs."""
+    for path, (name, content_type) in PAGE_FILES.items():
+        body = (PAGE / name).read_bytes()
+
+        async def show(body: bytes = body, content_type: str = content_type) -> Response:
+            return Response(body, content_type=content_type)
+
+        app.add_url_rule(path, endpoint=name, view_func=show)
+
+
+def _add_picture(app: QuartTrio, window: Window) -> None:
+    turnstile = Turnstile(PICTURES_AT_ONCE_MAX)
+
+    @app.get("/frame.jpg")
+    async def picture() -> Response:
+        try:
+            check_local(request)
+            with turnstile.entered():
+                data = await window.picture()
+        except Refused as refused:
+            return refused.response()
+        if data is None:
+            return Refused(404, "no frame", "the model has not seen a frame yet").response()
+        return Response(data, content_type="image/jpeg")
 
 
 def _verdict(good: str, bad: str, reasons: list[str]) -> Response:
@@ -62,16 +122,17 @@ def _json(answer: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(answer), status, content_type="application/json")
 
 
-async def serve(window: Window, bind: str) -> None:
-    """Serve until cancelled. A port that can't be had is told, and the device goes on without its endpoints."""
+async def serve(window: Window, bind: str, stopping: trio.Event) -> None:
+    """Serve until `stopping`, then finish what is under way. A port that can't be had is told; the device goes on."""
     config = Config()
     config.bind = [bind]
     config.graceful_timeout = GRACE_S
     config.include_server_header = False
     config.loglevel = "WARNING"
+    run = partial(hypercorn_serve, create_status_app(window), config, shutdown_trigger=stopping.wait)
     try:
         async with trio.open_nursery() as nursery:
-            binds = await nursery.start(partial(hypercorn_serve, create_status_app(window), config))
+            binds = await nursery.start(run)
             log.info("status_endpoint", url=f"{binds[0]}/status")
     except* OSError as group:
         log.warning(

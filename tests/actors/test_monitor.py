@@ -98,14 +98,14 @@ async def test_rates_are_means_of_the_last_seconds(autojump_clock, nursery):
     nursery.start_soon(look_for_ever, cells)
     await trio.sleep(5.5)
     assert cells.pulse.value.accepted_per_s == 0.0, "the books are not open: what they begin with was not accepted now"
-    for second in range(30):
+    for second in range(80):
         cells.books.value = attrs.evolve(WELL, last_seq=1_000 + 4 * second, size_bytes=100 + 10 * second)
         cells.vision.value = Vision(frames=5 * second)
         cells.traffic.value = Traffic(sent=2 * second, rejected=second)
         await trio.sleep(1.0)
     pulse = cells.pulse.value
     assert (pulse.accepted_per_s, pulse.frames_per_s, pulse.delivered_per_s) == (4.0, 5.0, 3.0)
-    assert pulse.full_in_s == (1_000 - 390) / 10
+    assert pulse.full_in_s == (1_000 - 890) / 10
 
 
 async def test_a_held_up_loop_shows_in_the_lag(mock_clock, nursery):
@@ -118,9 +118,15 @@ async def test_a_held_up_loop_shows_in_the_lag(mock_clock, nursery):
 
 
 def test_what_does_not_grow_is_never_full():
-    before, now = Sample(0.0, 0, 0, 0, 500), Sample(10.0, 0, 0, 0, 400)
+    before, now = Sample(0.0, 0, 0, 0, 500), Sample(60.0, 0, 0, 0, 400)
     assert full_in_s(before, now, 1_000) is None
     assert full_in_s(now, now, 1_000) is None
+
+
+def test_how_soon_it_is_full_is_not_guessed_from_seconds():
+    before = Sample(0.0, 0, 0, 0, 400)
+    assert full_in_s(before, Sample(59.0, 0, 0, 0, 500), 1_000) is None
+    assert full_in_s(before, Sample(60.0, 0, 0, 0, 520), 1_000) == 240.0
 
 
 # --- the wall clock
