@@ -193,7 +193,7 @@ def tell_start(settings: Settings, pipeline: Pipeline) -> None:
     if saved.predictions or saved.lost or saved.bytes_set_aside or saved.buffer_set_aside:
         log.info(
             "recovered",
-            summary=f"recovered {saved.predictions} predictions from {saved.sessions} earlier session(s)",
+            summary=str(saved),
             lost=saved.lost,
             bytes_set_aside=saved.bytes_set_aside,
             buffer_set_aside=saved.buffer_set_aside,

@@ -261,9 +261,10 @@ class _Desk:
                 await self.save_tail()
                 if not self.full:
                     self.in_trouble("")
-                self.books.value = attrs.evolve(
-                    await self.disk.do(Store.books), in_memory=len(self.tail), turned_away=self.turned_away
-                )
+                seen = await self.disk.do(Store.books)
+                if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:
+                    log.warning("set_aside_dropped", copies=gone, kept_bytes=seen.set_aside_bytes, reason="room")
+                self.books.value = attrs.evolve(seen, in_memory=len(self.tail), turned_away=self.turned_away)
             except (DiskTrouble, BufferFull) as exc:
                 self.in_trouble(str(exc))
             self.note()

@@ -13,7 +13,7 @@ from actors.ports.detectors import make_detector
 from actors.ports.disk import Disk
 from actors.ports.frames import Memory, Source, parse_sources
 from actors.ports.lane import RunSync
-from actors.ports.opening import DiskTrouble, StoreOptions
+from actors.ports.opening import DiskTrouble, StoreOptions, cursor_folder
 from actors.ports.store import Store
 from actors.ports.webhook import Webhook
 from actors.readiness import STUCK_S, Bounds
@@ -59,7 +59,7 @@ def sources(settings: Settings, now: Callable[[], float]) -> Sequence[Source]:
     """The sources, each with its memory of earlier sessions; none is open yet. `SourcesWrong`."""
     buffer = settings.buffer_db_path
     recent = partial(recent_ids, buffer)
-    memory = Memory(folder=buffer.parent / "cursors", recent=recent, after=settings.after_accept)
+    memory = Memory(folder=cursor_folder(buffer), recent=recent, after=settings.after_accept)
     return parse_sources(",".join(settings.sources), now=now, memory=memory)
 
 

@@ -272,8 +272,15 @@ class Books:
     """When the oldest pending prediction was accepted (seconds since 1970)."""
     size_bytes: int = 0
     capacity_bytes: int = 0
+    set_aside_bytes: int = 0
+    """Damaged databases and segments that are kept for whoever wants to look at them."""
+    set_aside_dropped: int = 0
+    """Such copies that were given up for room since this process began."""
     recovered: int = 0
     """Predictions that the last start saved from the journals of earlier sessions."""
+    recovered_first_at: float | None = None
+    """When the oldest of their images was taken (seconds since 1970), and the newest."""
+    recovered_last_at: float | None = None
     trouble: str = ""
     """Why accepts wait, in words; empty when all is well."""
     disk_answered_at: float | None = None

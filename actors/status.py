@@ -70,6 +70,10 @@ class Status(TypedDict):
     recovery_per_s: float
     recovery_eta_s: float | None
     recovered_at_start: int
+    recovered_first_at: float | None
+    recovered_last_at: float | None
+    set_aside_mb: float
+    set_aside_dropped: int
     buffered: int
     posts: int
     bytes_sent: int
@@ -133,6 +137,10 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
         recovery_per_s=drain.rate_per_s,
         recovery_eta_s=recovery_eta_s(books, drain, pulse),
         recovered_at_start=books.recovered,
+        recovered_first_at=books.recovered_first_at,
+        recovered_last_at=books.recovered_last_at,
+        set_aside_mb=books.set_aside_bytes / 2**20,
+        set_aside_dropped=books.set_aside_dropped,
         buffered=books.pending,
         posts=traffic.posts,
         bytes_sent=traffic.bytes_sent,

@@ -116,7 +116,7 @@ def replay_deletes_without_inserting(patch):
         for seen in found:
             seen.path.unlink()
         last_seq = max([buffer.totals().last_seq, *(seen.last_seq for seen in found)])
-        return Replayed(Recovered(), last_seq, 0)
+        return Replayed(Recovered(), last_seq)
 
     patch.setattr(store_module, "replay", skip)
 

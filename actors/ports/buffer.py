@@ -6,6 +6,7 @@ The table is the users' contract: they read it with `sqlite3`, `sqlite-utils` or
 fsync instead.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ import google_crc32c
 import sqlite_utils
 
 from actors.messages import Stored
+from actors.ports.rows import Row, insert_rows
 from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.tasks import Done
@@ -24,21 +26,6 @@ from cloud.wire import Loss
 PAGE_RECORDS_MAX = 1_000
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
-
-
-@attrs.define
-class Row:
-    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970."""
-
-    seq: int
-    payload: bytes
-    image_id: str
-    timestamp: float
-    buffered_at: float
-    status: str = "pending"
-    sent_at: float | None = None
-    retry_count: int = 0
-    last_error: str | None = None
 
 
 @attrs.frozen
@@ -50,13 +37,6 @@ class Totals:
     sent: int
     failed: int
     evicted: int
-
-
-ROWS_A_STATEMENT = 50
-_INSERT_FRESH = (
-    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
-    " VALUES (?, ?, ?, ?, ?)"
-)
 
 
 def ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:
@@ -79,13 +59,15 @@ class Buffer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # An empty file is an empty database, and SQLite gives its companions the mode of the first.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
         # The worker thread changes from call to call; the lane in front of this object lets only one in at a time.
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=64
         )
         try:
             with named_errors():
-                path.chmod(0o600)
                 self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -154,6 +136,12 @@ class Buffer:
             ).fetchone()
         return int(row[0])
 
+    def known(self, first: int, last: int) -> set[int]:
+        """Which numbers from `first` to `last` have a row."""
+        with named_errors():
+            rows = self._connection.execute("SELECT id FROM prediction_buffer WHERE id BETWEEN ? AND ?", (first, last))
+            return {seq for (seq,) in rows}
+
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending row was accepted."""
         with named_errors():
@@ -171,29 +159,7 @@ class Buffer:
         with named_errors():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction() as connection:
-            fresh = [row for row in rows if row.status == "pending" and not row.retry_count and row.last_error is None]
-            added = _insert_fresh(connection, fresh)
-            if len(fresh) < len(rows):
-                others = connection.executemany(
-                    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
-                    " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            row.seq,
-                            row.payload.decode(),
-                            row.image_id,
-                            row.timestamp,
-                            row.buffered_at,
-                            row.status,
-                            row.sent_at,
-                            row.retry_count,
-                            row.last_error,
-                        )
-                        for row in rows
-                        if row.status != "pending" or row.retry_count or row.last_error is not None
-                    ],
-                )
-                added += max(others.rowcount, 0)
+            added = insert_rows(connection, rows)
             sent = sum(row.status == "sent" for row in rows) + unwritten_sent
             failed = sum(row.status == "failed" for row in rows)
             connection.execute(
@@ -372,18 +338,6 @@ class Buffer:
 
     def _transaction(self) -> Transaction:
         return Transaction(self._connection)
-
-
-def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Rows as they come from the journal, many in one statement: that takes less than half of the time."""
-    added = 0
-    for start in range(0, len(rows), ROWS_A_STATEMENT):
-        values: list[object] = []
-        some = rows[start : start + ROWS_A_STATEMENT]
-        for row in some:
-            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at)
-        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
-    return added
 
 
 def bury_range(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:

@@ -20,6 +20,8 @@ from urllib.parse import quote
 import attrs
 import structlog
 
+from actors.ports.private import make_folder, open_private, sync_folder
+
 SYNC_EVERY = 64
 SPARE_LINES = 1_000
 """A cursor file is written anew when it has so many lines more than twice its marks."""
@@ -85,7 +87,7 @@ class Cursor:
         self._unsynced += len(marks)
         self._lines += len(marks)
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open_private(self.path, "ab") as file:
                 file.writelines(_line(mark.key, mark.numbers) for mark in marks)
                 file.flush()
                 self._sync_now_and_then(file.fileno())
@@ -104,7 +106,7 @@ class Cursor:
         if self.path is None or not self._unsynced:
             return
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open_private(self.path, "ab") as file:
                 self._sync_now_and_then(file.fileno(), at=1)
         except OSError as exc:
             self._complain(exc)
@@ -118,14 +120,14 @@ class Cursor:
         assert self.path is not None
         fresh = self.path.with_suffix(".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("w", encoding="utf-8") as file:
-                file.write(json.dumps({"cursor": 1, "of": self.of}) + "\n")
+            make_folder(self.path.parent)
+            with open_private(fresh, "wb") as file:
+                file.write(json.dumps({"cursor": 1, "of": self.of}).encode() + b"\n")
                 file.writelines(_line(key, numbers) for key, numbers in self._marks.items())
                 file.flush()
                 self._sync(file.fileno())
             fresh.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as exc:
             self._complain(exc)
             return
@@ -156,8 +158,8 @@ def recent_ids(buffer: Path, rows_max: int = RECENT_MAX) -> dict[str, float]:
     return dict(reversed(rows))
 
 
-def _line(key: str, numbers: Sequence[int]) -> str:
-    return json.dumps([key, *numbers]) + "\n"
+def _line(key: str, numbers: Sequence[int]) -> bytes:
+    return json.dumps([key, *numbers]).encode() + b"\n"
 
 
 def _read(path: Path, of: str) -> tuple[dict[str, tuple[int, ...]], bool]:
@@ -179,11 +181,3 @@ def _parsed(line: str) -> Any:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,7 +49,7 @@ class Disk:
         if self.store is not None:
             return False
         self.store = await self._in_lane(self.open_store)
-        log.info("buffer_opened", recovered=self.store.recovered.predictions)
+        log.info("buffer_opened", summary=str(self.store.recovered))
         return True
 
     async def close(self) -> None:

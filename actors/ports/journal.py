@@ -23,6 +23,8 @@ import attrs
 import google_crc32c
 import msgspec
 
+from actors.ports.private import make_folder, sync_folder
+
 FORMAT_VERSION = 1
 SEGMENT_BYTES_MAX = 8 * 1024 * 1024
 SUFFIX = ".jsonl"
@@ -322,23 +324,6 @@ class Journal:
 def orphans(folder: Path) -> list[Path]:
     """The segments that lie in the folder, oldest numbers first."""
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
-
-
-def make_folder(folder: Path) -> None:
-    """A private folder, with those above it where they are missing; each name made is synced, so that it stays."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Fsync a folder, so that the names made or removed in it survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def session(stream_id: str, device_id: str, model: str, started_at: float) -> Callable[[int], Header]:

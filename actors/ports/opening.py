@@ -7,18 +7,22 @@ import os
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 import msgspec
 
-from actors.ports.buffer import Buffer, Row
-from actors.ports.journal import make_folder, sync_folder
+from actors.ports.buffer import Buffer
+from actors.ports.private import make_folder, sync_folder, write_private
+from actors.ports.rows import Row
 from actors.ports.schema import is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 
+FILL_ROWS = 1_000
+"""Rows that are saved from a damaged database in one stroke: its million need not fit into memory."""
 RESERVE_BYTES = 4 * 1024 * 1024
 """Kept on the disk, and below the capacity, for acknowledgements and deletions; a checkpoint must fit."""
 
@@ -62,6 +66,16 @@ class StoreOptions:
         return self.db_path.with_name(self.db_path.stem + "-quarantine")
 
     @property
+    def cursor_folder(self) -> Path:
+        """Where the sources keep how far they have read."""
+        return cursor_folder(self.db_path)
+
+    @property
+    def set_aside_bytes_max(self) -> int:
+        """What may lie there of damaged databases and segments, as long as nothing else needs the room."""
+        return self.capacity_bytes // 4
+
+    @property
     def lock_path(self) -> Path:
         """The file whose lock says that a process has this store open."""
         return self.db_path.with_name(self.db_path.name + ".lock")
@@ -89,7 +103,8 @@ class Salvage:
     aside: str = ""
     stream_id: str | None = None
     last_seq: int = 0
-    rows: tuple[Row, ...] = ()
+    paths: tuple[Path, ...] = ()
+    """The databases that were set aside for the new one, oldest first; `salvaged_rows` reads them."""
     losses: tuple[tuple[int, int, str, float], ...] = ()
     """Tombstones that the cloud has not confirmed: (from, to, reason, time)."""
 
@@ -97,6 +112,11 @@ class Salvage:
 def journal_folder(db_path: Path) -> Path:
     """The folder of the segments: beside the database, under its name, so that two buffers never share one."""
     return db_path.with_name(db_path.stem + "-journal")
+
+
+def cursor_folder(db_path: Path) -> Path:
+    """The folder of the sources' cursors."""
+    return db_path.parent / "cursors"
 
 
 def new_stream_id(now: float) -> str:
@@ -154,10 +174,7 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
     names = _names_in(marker, options.db_path.name)
     if not names or options.db_path.with_name(names[-1]).exists():  # else: go on with a move that was cut short
         names.append(f"{options.db_path.name}.corrupt-{int(options.now())}-{len(names)}")
-        with marker.open("ab") as file:
-            file.write(f"\n{names[-1]}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(marker, f"\n{names[-1]}\n".encode(), "ab")
         sync_folder(marker.parent)
     aside = options.db_path.with_name(names[-1])
     for end in ("-wal", "-shm", ""):
@@ -166,7 +183,7 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             file_before.rename(aside.with_name(aside.name + end))
             sync_folder(marker.parent)
     paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
-    return Buffer(options.db_path), _merge([_read_what_reads(path) for path in paths], f"{aside} ({reason})")
+    return Buffer(options.db_path), _merge(paths, f"{aside} ({reason})")
 
 
 def _names_in(marker: Path, db_name: str) -> list[str]:
@@ -185,13 +202,19 @@ def _takes_writes(path: Path) -> bool:
         return False
 
 
-def _merge(found: Sequence[Salvage], aside: str) -> Salvage:
-    """One salvage of several attempts; the first one that knows a row has it nearest to the truth."""
+def mark_damaged(db_path: Path) -> None:
+    """Let the next opening set the database aside from the start: its damage showed only when it was read."""
+    damage_marker(db_path).touch(mode=0o600)
+
+
+def _merge(paths: Sequence[Path], aside: str) -> Salvage:
+    """One salvage of several attempts: what their small tables say; the rows follow one by one."""
+    found = [_read_books(path) for path in paths]
     return Salvage(
         aside,
         stream_id=next((one.stream_id for one in found if one.stream_id), None),
         last_seq=max((one.last_seq for one in found), default=0),
-        rows=tuple(row for one in found for row in one.rows),
+        paths=tuple(paths),
         losses=tuple(loss for one in found for loss in one.losses),
     )
 
@@ -199,7 +222,13 @@ def _merge(found: Sequence[Salvage], aside: str) -> Salvage:
 def fill(buffer: Buffer, salvage: Salvage, options: StoreOptions, stream_id: str, device_id: str) -> None:
     """Give a new buffer its stream, and what was saved of the ones before it."""
     buffer.begin_stream(stream_id, device_id, options.now())
-    buffer.insert(salvage.rows, last_seq=salvage.last_seq)
+    buffer.insert([], last_seq=salvage.last_seq)
+    # The first database that knows a row has it nearest to the truth; later ones are skipped by its number.
+    for path in salvage.paths:
+        rows = _salvaged_rows(path)
+        while stroke := list(islice(rows, FILL_ROWS)):
+            owed = [row for row in stroke if row.status in ("pending", "failed") and _whole(row)]
+            buffer.insert(owed, last_seq=max(row.seq for row in stroke))
     for first, last, reason, lost_at in salvage.losses:
         buffer.bury([(first, last)], reason, lost_at, last_seq=last)
     buffer.keep_buried()
@@ -208,10 +237,9 @@ def fill(buffer: Buffer, salvage: Salvage, options: StoreOptions, stream_id: str
     sync_folder(options.db_path.parent)
 
 
-def _read_what_reads(path: Path) -> Salvage:
-    """Rows that are still owed to the cloud, from both ends of the table up to the first page that does not read."""
+def _read_books(path: Path) -> Salvage:
+    """What a damaged database still says of its stream and of its tombstones."""
     stream_id, last_seq = None, 0
-    rows: dict[int, Row] = {}
     losses: list[tuple[int, int, str, float]] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
         with contextlib.suppress(sqlite3.DatabaseError):
@@ -222,23 +250,23 @@ def _read_what_reads(path: Path) -> Salvage:
             losses = connection.execute(
                 "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
             ).fetchall()
+    return Salvage(stream_id=stream_id, last_seq=last_seq, losses=tuple(x for x in losses if is_tombstone(*x[:3])))
+
+
+def _salvaged_rows(path: Path) -> Iterator[Row]:
+    """The rows of a damaged database from both ends of the table, up to the first page that does not read."""
+    highest = 0
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for seq, payload, *rest in connection.execute(
                     "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, status, sent_at,"  # noqa: S608
                     f" retry_count, last_error FROM prediction_buffer NOT INDEXED ORDER BY id {order}"
                 ):
-                    if seq in rows:
-                        break
-                    last_seq = max(last_seq, seq)
-                    rows[seq] = Row(seq, payload, *rest)
-    owed = tuple(row for _, row in sorted(rows.items()) if row.status in ("pending", "failed") and _whole(row))
-    return Salvage(
-        stream_id=stream_id,
-        last_seq=last_seq,
-        rows=owed,
-        losses=tuple(loss for loss in losses if is_tombstone(*loss[:3])),
-    )
+                    if order == "DESC" and seq <= highest:
+                        return
+                    highest = seq if order == "ASC" else highest
+                    yield Row(seq, payload, *rest)
 
 
 def _whole(row: Any) -> bool:

@@ -1,18 +1,19 @@
 """Replay: bring what earlier sessions left in the journal into the buffer, and set aside what can't be read."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 import msgspec
 
-from actors.ports.buffer import Buffer, Row, ranges
-from actors.ports.journal import Scan, make_folder, sync_folder
+from actors.ports.buffer import Buffer, ranges
+from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
+from actors.ports.private import make_folder, sync_folder, write_private
+from actors.ports.rows import Row
 
 INSERT_RECORDS = 1_000
-SET_ASIDE_BYTES_MAX = 64 * 1024 * 1024
-"""What the quarantine folder may hold of damaged bytes; beyond it they are counted, not kept."""
 
 
 @attrs.frozen
@@ -21,11 +22,22 @@ class Recovered:
 
     predictions: int = 0
     sessions: int = 0
+    first_at: float | None = None
+    """When the oldest of their images was taken, seconds since 1970; `last_at` the newest; None if there are none."""
+    last_at: float | None = None
     lost: int = 0
     """Numbers whose predictions are damaged beyond reading; they are reported as losses."""
     bytes_set_aside: int = 0
     buffer_set_aside: str = ""
     """Where an unusable database was moved to, and why; empty if there was none."""
+
+    def __str__(self) -> str:
+        """As an operator reads it."""
+        told = f"recovered {self.predictions} predictions from {self.sessions} earlier session(s)"
+        if self.first_at is None or self.last_at is None:
+            return told
+        first, last = (datetime.fromtimestamp(at, UTC) for at in (self.first_at, self.last_at))
+        return f"{told}, taken from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class _Columns(msgspec.Struct):
@@ -37,11 +49,10 @@ class _Columns(msgspec.Struct):
 
 @attrs.frozen
 class Replayed:
-    """What a replay ends with: the account for the operator, the highest number given out, the bytes set aside."""
+    """What a replay ends with: the account for the operator, and the highest number given out."""
 
     recovered: Recovered
     last_seq: int
-    quarantine_bytes: int
 
 
 def replay(
@@ -52,7 +63,7 @@ def replay(
     """
     now = options.now()
     ours: list[Scan] = []
-    quarantine = _Quarantine(options.quarantine_folder, folder_bytes(options.quarantine_folder))
+    quarantine = _Quarantine(options.quarantine_folder, options.set_aside_bytes_max)
     for seen in found:
         quarantine.take_bad_bytes(seen)
         if seen.header is not None and seen.header.stream_id != stream_id:
@@ -68,10 +79,15 @@ def replay(
     if gone:
         buffer.bury(gone, "bad_sector", now, last_seq=in_buffer)
     saved = 0
+    taken_at: list[float] = []
     for seen in ours:
         rows = rows_of(seen, now)
         for start in range(0, len(rows), INSERT_RECORDS):
-            saved += buffer.insert(rows[start : start + INSERT_RECORDS], last_seq=seen.last_seq)
+            stroke = rows[start : start + INSERT_RECORDS]
+            there = buffer.known(stroke[0].seq, stroke[-1].seq)
+            times = [row.timestamp for row in stroke if row.seq not in there]
+            taken_at += [min(times), max(times)] if times else []
+            saved += buffer.insert(stroke, last_seq=seen.last_seq)
     # What was evicted may still have its line: it stays buried.
     saved -= buffer.keep_buried()
     if buffer.checkpoint():
@@ -81,8 +97,16 @@ def replay(
             sync_folder(options.journal_folder)
     lost = sum(last - first + 1 for first, last in gone)
     sessions = {seen.header.session_id if seen.header else seen.path.name for seen in ours if seen.records}
-    recovered = Recovered(saved, len(sessions) if saved else 0, lost, quarantine.taken, buffer_set_aside)
-    return Replayed(recovered, last_seq, quarantine.holds)
+    recovered = Recovered(
+        saved,
+        len(sessions) if saved else 0,
+        min(taken_at, default=None) if saved else None,
+        max(taken_at, default=None) if saved else None,
+        lost,
+        quarantine.taken,
+        buffer_set_aside,
+    )
+    return Replayed(recovered, last_seq)
 
 
 def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:
@@ -100,30 +124,29 @@ def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int,
 
 @attrs.define
 class _Quarantine:
-    """The folder for bytes that could not be read."""
+    """The folder for bytes that could not be read. What is taken is on the disk before the segment goes."""
 
     folder: Path
-    holds: int
+    bytes_max: int
+    """A piece larger than this is counted, not kept."""
     taken: int = 0
 
     def take_bad_bytes(self, seen: Scan) -> None:
         """Keep what is bad in a segment, for whoever wants to look at it."""
         data = b"".join(damage.data for damage in seen.damage) + seen.torn
         self.taken += len(data)
-        if data and self.holds + len(data) <= SET_ASIDE_BYTES_MAX:
+        if data and len(data) <= self.bytes_max:
             make_folder(self.folder)
-            path = self.folder / f"{seen.path.name}.bad"
-            path.write_bytes(data)
-            path.chmod(0o600)
-            self.holds += len(data)
+            write_private(self.folder / f"{seen.path.name}.bad", data)
+            sync_folder(self.folder)
 
     def take_whole(self, path: Path) -> None:
         """Keep a whole segment that belongs to another stream."""
         make_folder(self.folder)
         size = path.stat().st_size
         path.rename(self.folder / f"{path.name}.other-stream")
+        sync_folder(self.folder)
         self.taken += size
-        self.holds += size
 
 
 def rows_of(seen: Scan, now: float) -> list[Row]:
@@ -134,8 +157,3 @@ def rows_of(seen: Scan, now: float) -> list[Row]:
 def _row(seq: int, payload: bytes, now: float) -> Row:
     columns = msgspec.json.decode(payload, type=_Columns)
     return Row(seq, payload, columns.image_id, columns.timestamp, now)
-
-
-def folder_bytes(folder: Path) -> int:
-    """All bytes in a folder; 0 if it is not there."""
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0

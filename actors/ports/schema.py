@@ -38,8 +38,16 @@ MIGRATIONS = (
         confirmed_at REAL
     );
     """,
+    """
+    CREATE INDEX prediction_buffer_by_time ON prediction_buffer (timestamp);
+    """,
 )
-"""Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited."""
+"""Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited.
+
+Every index costs flash for each prediction (`docs/cost.md` has the measurement). By time it is a tenth of what a
+prediction costs anyhow. By image it is none or a page of 4 KiB, twice: names are the user's own, and random ones land
+on another page each. So there is no index by image: look for one within a span of time.
+"""
 
 
 def is_stream(stream_id: object, crc: object) -> bool:

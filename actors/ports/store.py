@@ -16,11 +16,14 @@ import os
 from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stored
-from actors.ports.buffer import Buffer, Row
+from actors.ports.aside import Aside, bytes_beside
+from actors.ports.buffer import Buffer
+from actors.ports.held import Held
 from actors.ports.journal import Journal, JournalError, orphans, scan, session
-from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker, fill, lock, open_buffer
+from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer
 from actors.ports.replay import Recovered, Replayed, replay, rows_of
 from actors.ports.reserve import Reserve
+from actors.ports.rows import Row
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.tasks import Done
 from cloud.wire import LOSSES_MAX, Loss, number_payload
@@ -59,13 +62,13 @@ class Store:
         self._device_id = device_id
         self._lock_fd = lock_fd
         self._options = options
-        self._held: dict[int, Row] = {}
-        self._held_since = 0.0
+        self._held = Held()
         self.journal_trouble = ""
         """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
         self._try_journal = False
         self._reserve = Reserve(options.reserve_path, options.reserve_bytes)
-        self._quarantine_bytes = 0
+        self._aside = Aside(options)
+        self._bytes_beside = 0
         self._cleaned_at = 0.0
         describe = session(stream_id, device_id, options.model, options.now())
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
@@ -86,7 +89,7 @@ class Store:
                 return cls._open(device_id, options, lock_fd)
             except BufferDamaged:
                 # Damage that shows only when it is read: now it is set aside from the start.
-                damage_marker(options.db_path).touch()
+                mark_damaged(options.db_path)
                 return cls._open(device_id, options, lock_fd)
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             os.close(lock_fd)
@@ -114,10 +117,14 @@ class Store:
     def _begin(self, replayed: Replayed) -> None:
         """Start counting where the earlier sessions ended."""
         self.recovered = replayed.recovered
-        self._quarantine_bytes = replayed.quarantine_bytes
         self._next_seq = replayed.last_seq + 1
         self._count()
         self._reserve.make()
+        self._bound_what_lies_beside()
+
+    def _bound_what_lies_beside(self) -> None:
+        self._aside.keep_within(self._options.set_aside_bytes_max)
+        self._bytes_beside = bytes_beside(self._options)
 
     def _count(self) -> None:
         self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
@@ -165,9 +172,7 @@ class Store:
             self.journal_trouble = str(exc)
             return False
         self.journal_trouble = ""
-        if not self._held:
-            self._held_since = self._options.now()
-        self._held.update([(row.seq, row) for row in rows])
+        self._held.add(rows)
         return True
 
     def _insert_durably(self, rows: Sequence[Row]) -> None:
@@ -216,7 +221,7 @@ class Store:
         return DiskTrouble(str(error))
 
     def _settle_one(self, outcome: Outcome, now: float) -> None:
-        written, held = self._apart(outcome.seqs)
+        written, held = self._held.apart(outcome.seqs)
         error = outcome.error or ""
         match outcome.fate:
             case Fate.SENT:
@@ -237,13 +242,6 @@ class Store:
                 for row in held:
                     row.retry_count += 1
                     row.last_error = error
-
-    def _apart(self, seqs: Sequence[int]) -> tuple[Sequence[int], list[Row]]:
-        """The numbers that are in SQLite, and the pending rows that are not yet."""
-        if not self._held:
-            return seqs, []
-        written = [seq for seq in seqs if seq not in self._held]
-        return written, [row for seq in seqs if (row := self._held.get(seq)) and row.status == "pending"]
 
     # --- space
 
@@ -266,7 +264,8 @@ class Store:
         now = self._options.now()
         self._try_journal = True
         try:
-            if self._held and now - self._held_since >= FLUSH_AGE_S:
+            self._bytes_beside = bytes_beside(self._options)
+            if self._held and now - self._held.since >= FLUSH_AGE_S:
                 self._flush()
             if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
                 self._retire()
@@ -279,12 +278,18 @@ class Store:
         return False
 
     def _reclaim(self, now: float) -> bool:
-        """Give up sent rows for space, whatever their age, then whatever the journal no longer needs to hold."""
+        """Give up sent rows for space, whatever their age, and what the journal no longer needs to hold.
+
+        Where no sent row is left, what was set aside goes: it is worth less than the next prediction.
+        """
         self._flush()
         self._journal.rotate()
         gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=now + DAY_S)
         self._give_back()
-        return gone == STROKE_ROWS
+        if not gone:
+            gone = STROKE_ROWS * self._aside.drop_oldest()
+            self._bytes_beside = bytes_beside(self._options)
+        return gone >= STROKE_ROWS
 
     def _clean_up(self, now: float) -> bool:
         """Give up sent rows that are older than the operator wants to keep them."""
@@ -311,7 +316,7 @@ class Store:
         try:
             self._flush()
         except BufferUnwritable:
-            self._held_since = self._options.now()
+            self._held.since = self._options.now()
         except BufferDamaged:
             self.needs_rebuild = True
 
@@ -319,12 +324,12 @@ class Store:
         """Move what the journal alone holds into SQLite, in one transaction."""
         if not self._held:
             return
-        rows, unwanted = list(self._held.values()), 0
+        rows, unwanted = list(self._held.rows.values()), 0
         if self._options.cleanup_days == 0:
             kept = [row for row in rows if row.status != "sent"]
             unwanted, rows = len(rows) - len(kept), kept
         self._buffer.insert(rows, last_seq=self._next_seq - 1, unwritten_sent=unwanted)
-        self._held.clear()
+        self._held.rows.clear()
 
     def amend(self, change: Callable[[Buffer, float], Done]) -> Done:
         """Work of an operator (`chores.py`) on rows at rest: flushed before, counted anew after. `DiskTrouble`."""
@@ -339,14 +344,12 @@ class Store:
     # --- books
 
     def size_bytes(self) -> int:
-        """Every byte this store owns: database, WAL, journal, quarantine, reserve."""
-        return self._buffer.size_bytes() + self._journal.size_bytes + self._quarantine_bytes + self._reserve.size_bytes
+        """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
+        return self._buffer.size_bytes() + self._journal.size_bytes + self._reserve.size_bytes + self._bytes_beside
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
-        oldest = self._buffer.oldest_pending_at() if self.pending_count else None
-        if self.pending_count and oldest is None:
-            oldest = min((row.buffered_at for row in self._held.values() if row.status == "pending"), default=None)
+        oldest = (self._buffer.oldest_pending_at() or self._held.oldest_pending_at()) if self.pending_count else None
         return Books(
             stream_id=self.stream_id,
             last_seq=self.last_seq,
@@ -358,6 +361,10 @@ class Store:
             size_bytes=self.size_bytes(),
             capacity_bytes=self._options.capacity_bytes,
             recovered=self.recovered.predictions,
+            recovered_first_at=self.recovered.first_at,
+            recovered_last_at=self.recovered.last_at,
+            set_aside_bytes=self._aside.size_bytes,
+            set_aside_dropped=self._aside.dropped,
         )
 
     def rebuild(self) -> None:
@@ -369,14 +376,15 @@ class Store:
         self.needs_rebuild = True
         self._buffer.close()
         try:
-            damage_marker(self._options.db_path).touch()
+            mark_damaged(self._options.db_path)
             self._buffer, salvage = open_buffer(self._options)
             fill(self._buffer, salvage, self._options, self.stream_id, self._device_id)
             for path in orphans(self._options.journal_folder):
-                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._held]
+                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._held.rows]
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
             self._buffer.keep_buried()
+            self._bound_what_lies_beside()
             self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
@@ -394,7 +402,7 @@ class Store:
         except (BufferUnwritable, OSError):
             return
         except BufferDamaged:
-            damage_marker(self._options.db_path).touch()
+            mark_damaged(self._options.db_path)
         finally:
             self._buffer.close()
             os.close(self._lock_fd)

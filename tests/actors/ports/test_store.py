@@ -11,91 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Entry, Fate, Outcome
+from actors.messages import Fate, Outcome
 from actors.ports.journal import orphans
-from actors.ports.opening import StoreLocked, StoreOptions
+from actors.ports.opening import StoreLocked
 from actors.ports.sqlite import BufferDamaged
-from actors.ports.store import BufferFull, Store
+from actors.ports.store import Store
 from cloud.wire import Loss
+from tests.actors.ports.stores import Disk, entries, fill, sent, seqs_pending
 from tests.places import MEMORY_DISK
-
-DEVICE = "cam-1"
-
-
-@attrs.define
-class Disk:
-    """A folder, a clock, and the stores that live on them one after another."""
-
-    folder: Path
-    options: dict[str, object]
-    now: float = 1_000.0
-    streams: int = 0
-
-    def open(self) -> Store:
-        def new_id(_: float) -> str:
-            self.streams += 1
-            return f"stream-{self.streams}"
-
-        settings: dict[str, object] = {
-            "capacity_bytes": 64 << 20,
-            "cleanup_days": 7.0,
-            "journal": True,
-            "sync": lambda _: None,
-        } | self.options
-        return Store.open(
-            DEVICE,
-            StoreOptions(db_path=self.folder / "buffer.db", now=lambda: self.now, new_id=new_id, **settings),  # type: ignore[arg-type]
-        )
-
-    def kill(self, store: Store) -> Store:
-        """What a SIGKILL leaves is what the files hold at that moment; the next process opens that."""
-        moved = self.folder.with_name(self.folder.name + "k")
-        shutil.copytree(self.folder, moved)
-        store.close()
-        self.folder = moved
-        return self.open()
-
-    def rows(self) -> dict[int, str]:
-        with sqlite3.connect(self.folder / "buffer.db") as connection:
-            found = dict(connection.execute("SELECT id, status FROM prediction_buffer").fetchall())
-        connection.close()
-        return found
 
 
 @pytest.fixture
 def disk(folder: Path) -> Callable[..., Disk]:
     (folder / "d").mkdir()
     return lambda **options: Disk(folder / "d", options)
-
-
-def entries(count: int, size: int = 40) -> list[Entry]:
-    return [
-        Entry(f"frame_{n}", 5.0 + n, b'{"image_id":"frame_%d","timestamp":%d.0,"pad":"%s"}' % (n, 5 + n, b"x" * size))
-        for n in range(count)
-    ]
-
-
-def seqs_pending(store: Store) -> list[int]:
-    found: list[int] = []
-    after = 0
-    while page := store.pending(after, 7, 1 << 20):
-        found += [record.seq for record in page]
-        after = page[-1].seq
-    return found
-
-
-def fill(store: Store) -> int:
-    """Accept until it is refused; how many went in."""
-    accepted = 0
-    try:
-        while True:
-            accepted += len(store.accept(entries(100, size=300)))
-    except BufferFull:
-        return accepted
-
-
-def sent(*seqs: int) -> Outcome:
-    return Outcome(Fate.SENT, seqs)
 
 
 def test_accepted_predictions_survive_a_kill_before_any_flush(disk):
@@ -108,6 +37,22 @@ def test_accepted_predictions_survive_a_kill_before_any_flush(disk):
     assert store.recovered.sessions == 1
     assert seqs_pending(store) == [1, 2, 3, 4, 5]
     assert store.accept(entries(1))[0].seq == 6
+    store.close()
+
+
+def test_recovery_tells_how_many_of_which_sessions_and_from_when(disk):
+    world = disk()
+    store = world.open()
+    assert str(store.recovered) == "recovered 0 predictions from 0 earlier session(s)"
+    store.accept(entries(5))
+    store._flush()
+    store.accept(entries(3))
+    store = world.kill(store)
+    assert str(store.recovered) == (
+        "recovered 3 predictions from 1 earlier session(s), taken from 1970-01-01 00:00:05 to 1970-01-01 00:00:07 UTC"
+    ), "five of eight were in SQLite already"
+    books = store.books()
+    assert (books.recovered, books.recovered_first_at, books.recovered_last_at) == (3, 5.0, 7.0)
     store.close()
 
 
@@ -297,7 +242,7 @@ def test_malformed_page_found_while_running_is_set_aside_and_the_rest_saved(disk
     store.close()
     database = world.folder / "buffer.db"
     data = bytearray(database.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
+    middle = data.index(b'{"seq":450,') // 4096 * 4096
     data[middle : middle + 4096] = b"\xa5" * 4096
     database.write_bytes(data)
     store = world.open()
@@ -478,3 +423,55 @@ def test_segment_stays_while_the_buffer_is_not_synced(disk):
     store.tidy()
     assert orphans(world.folder / "buffer-journal") == []
     store.close()
+
+
+PLANS = {
+    "SELECT id, CAST(prediction_data AS BLOB) FROM prediction_buffer WHERE status = 'pending' AND id > 7"
+    " ORDER BY id LIMIT 500": "SEARCH prediction_buffer USING INDEX prediction_buffer_pending (id>?)",
+    "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT 1": (
+        "SCAN prediction_buffer USING INDEX prediction_buffer_pending"
+    ),
+    "SELECT count(*) FROM prediction_buffer WHERE status = 'pending'": (
+        "SCAN prediction_buffer USING INDEX prediction_buffer_pending"
+    ),
+    "SELECT * FROM prediction_buffer WHERE status = 'failed' ORDER BY id": (
+        "SCAN prediction_buffer USING INDEX prediction_buffer_failed"
+    ),
+    "SELECT * FROM prediction_buffer WHERE timestamp BETWEEN 5 AND 6 AND image_id = 'frame_1'": (
+        "SEARCH prediction_buffer USING INDEX prediction_buffer_by_time (timestamp>? AND timestamp<?)"
+    ),
+    "SELECT image_id FROM prediction_buffer ORDER BY timestamp DESC LIMIT 10": (
+        "SCAN prediction_buffer USING INDEX prediction_buffer_by_time"
+    ),
+}
+
+
+def test_what_is_asked_for_often_has_an_index(disk):
+    world = disk()
+    store = world.open()
+    store.accept(entries(100))
+    store.close()
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        plans = {query: connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in PLANS}
+    connection.close()
+    assert {query: [row[3] for row in plan] for query, plan in plans.items()} == {
+        query: [plan] for query, plan in PLANS.items()
+    }
+
+
+def test_buffer_of_the_first_version_gets_its_index_and_keeps_its_rows(disk):
+    world = disk()
+    store = world.open()
+    store.accept(entries(5))
+    store.close()
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.executescript("DROP INDEX prediction_buffer_by_time; PRAGMA user_version = 1")
+    connection.close()
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3, 4, 5]
+    store.close()
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'prediction_buffer_by_time'")
+        assert found.fetchall()
+    connection.close()

@@ -1,0 +1,92 @@
+"""What could not be read is set aside for whoever wants to look at it, within bounds: the oldest copies go first."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import attrs
+
+from actors.ports.opening import StoreOptions
+
+
+@attrs.frozen
+class Copy:
+    """A damaged database with its companions, or a file of the quarantine folder."""
+
+    paths: tuple[Path, ...]
+    size_bytes: int
+    written_at: float
+
+
+@attrs.define
+class Aside:
+    """The copies beside one buffer. Not for two threads at once; every method blocks on the disk."""
+
+    options: StoreOptions
+    dropped: int = attrs.field(default=0, init=False)
+    """Copies given up since this process began."""
+    size_bytes: int = attrs.field(default=0, init=False)
+    """What the copies take, as of the last look."""
+
+    def keep_within(self, bytes_max: int) -> int:
+        """Give up the oldest copies until the rest takes no more than that; says how many went."""
+        found = copies(self.options)
+        self.size_bytes = sum(copy.size_bytes for copy in found)
+        before = self.dropped
+        for copy in found:
+            if self.size_bytes <= bytes_max:
+                break
+            for path in copy.paths:
+                path.unlink(missing_ok=True)
+            self.size_bytes -= copy.size_bytes
+            self.dropped += 1
+        return self.dropped - before
+
+    def drop_oldest(self) -> int:
+        """Give up one copy, if there is any; says how many went."""
+        return self.keep_within(self.size_bytes - 1) if self.size_bytes else 0
+
+
+def copies(options: StoreOptions) -> list[Copy]:
+    """All that was set aside, oldest first."""
+    files: dict[str, list[Path]] = defaultdict(list)
+    for path in options.db_path.parent.glob(f"{options.db_path.name}.corrupt-*"):
+        files[re.sub("-(wal|shm)$", "", path.name)].append(path)
+    if options.quarantine_folder.is_dir():
+        for path in options.quarantine_folder.iterdir():
+            files[path.name].append(path)
+    found = [_copy(tuple(paths)) for paths in files.values()]
+    return sorted(found, key=lambda copy: (copy.written_at, copy.paths))
+
+
+def _copy(paths: tuple[Path, ...]) -> Copy:
+    facts = [path.stat() for path in paths]
+    return Copy(paths, sum(fact.st_size for fact in facts), max(fact.st_mtime for fact in facts))
+
+
+def bytes_beside(options: StoreOptions) -> int:
+    """Every byte of ours in the buffer's folder but the database's, the journal's and the reserve's own.
+
+    That is what was set aside, the sources' cursors, the lock, and the marker of a database that is being replaced.
+    """
+    counted_elsewhere = {options.db_path.name + end for end in ("", "-wal", "-shm")} | {options.reserve_path.name}
+    files = [
+        path
+        for path in options.db_path.parent.glob(f"{options.db_path.name}*")
+        if path.name not in counted_elsewhere and path.is_file()
+    ]
+    folders = (options.quarantine_folder, options.cursor_folder)
+    return sum(_size(path) for path in files) + sum(folder_bytes(folder) for folder in folders)
+
+
+def _size(path: Path) -> int:
+    """0 for a file that its owner has just replaced: a cursor is written by another thread."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def folder_bytes(folder: Path) -> int:
+    """All bytes in a folder; 0 if it is not there."""
+    return sum(_size(path) for path in folder.iterdir()) if folder.is_dir() else 0

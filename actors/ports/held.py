@@ -1,0 +1,35 @@
+"""Rows that the journal alone holds, until the next stroke to SQLite."""
+
+from collections.abc import Sequence
+
+import attrs
+
+from actors.ports.rows import Row
+
+
+@attrs.define
+class Held:
+    """The rows by number, in the order of acceptance. `since` is when the first of them was accepted."""
+
+    rows: dict[int, Row] = attrs.field(factory=dict, init=False)
+    since: float = attrs.field(default=0.0, init=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """They are in the journal now."""
+        if not self.rows:
+            self.since = rows[0].buffered_at
+        self.rows.update([(row.seq, row) for row in rows])
+
+    def apart(self, seqs: Sequence[int]) -> tuple[Sequence[int], list[Row]]:
+        """The numbers that are in SQLite, and the pending rows that are not yet."""
+        if not self.rows:
+            return seqs, []
+        written = [seq for seq in seqs if seq not in self.rows]
+        return written, [row for seq in seqs if (row := self.rows.get(seq)) and row.status == "pending"]
+
+    def oldest_pending_at(self) -> float | None:
+        """When the oldest pending row here was accepted."""
+        return min((row.buffered_at for row in self.rows.values() if row.status == "pending"), default=None)

@@ -1,0 +1,67 @@
+"""Rows of `prediction_buffer`, and the quick way to put many of them in."""
+
+import sqlite3
+from collections.abc import Sequence
+
+import attrs
+
+ROWS_A_STATEMENT = 50
+_INSERT_FRESH = (
+    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+
+
+@attrs.define
+class Row:
+    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970."""
+
+    seq: int
+    payload: bytes
+    image_id: str
+    timestamp: float
+    buffered_at: float
+    status: str = "pending"
+    sent_at: float | None = None
+    retry_count: int = 0
+    last_error: str | None = None
+
+
+def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Put rows in, skipping numbers that are there already; says how many were new."""
+    fresh = [row for row in rows if row.status == "pending" and not row.retry_count and row.last_error is None]
+    added = _insert_fresh(connection, fresh)
+    if len(fresh) < len(rows):
+        others = connection.executemany(
+            "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
+            " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    row.seq,
+                    row.payload.decode(),
+                    row.image_id,
+                    row.timestamp,
+                    row.buffered_at,
+                    row.status,
+                    row.sent_at,
+                    row.retry_count,
+                    row.last_error,
+                )
+                for row in rows
+                if row.status != "pending" or row.retry_count or row.last_error is not None
+            ],
+        )
+        added += max(others.rowcount, 0)
+    return added
+
+
+def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Rows as they come from the journal, many in one statement: that takes less than half of the time."""
+    added = 0
+    for start in range(0, len(rows), ROWS_A_STATEMENT):
+        values: list[object] = []
+        some = rows[start : start + ROWS_A_STATEMENT]
+        for row in some:
+            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at)
+        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
+    return added

@@ -1,0 +1,139 @@
+"""BUFFER_MAX_SIZE_MB counts every byte, and what was set aside never eats the room of what is owed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from actors.messages import Fate, Outcome
+from actors.ports.cursors import Cursor, Mark
+from actors.ports.journal import orphans
+from actors.ports.opening import cursor_folder
+from actors.ports.store import Store
+from tests.actors.ports.stores import Disk, entries, fill, sent, seqs_pending
+
+
+@pytest.fixture
+def world(folder: Path) -> Disk:
+    (folder / "d").mkdir(mode=0o700)
+    return Disk(folder / "d", {"capacity_bytes": 4 << 20})
+
+
+def on_disk(world: Disk) -> int:
+    return sum(file.stat().st_size for file in world.folder.rglob("*") if file.is_file())
+
+
+def spoil_database(world: Disk) -> None:
+    """Every page but the first few is overwritten, as a dying card does."""
+    database = world.folder / "buffer.db"
+    data = database.read_bytes()
+    database.write_bytes(data[:100] + b"\xa5" * (len(data) - 100))
+
+
+def spoil_segment(world: Disk) -> None:
+    segment = orphans(world.folder / "buffer-journal")[0]
+    data = bytearray(segment.read_bytes())
+    data[data.index(b'"seq":3,"image_id"') + 12] ^= 1
+    segment.write_bytes(data)
+
+
+def with_everything(world: Disk) -> Store:
+    """A store beside which lies all that ever may: a database and a line set aside, a cursor, the reserve."""
+    store = world.open()
+    store.accept(entries(200, size=300))
+    store.close()
+    spoil_database(world)
+    store = world.open()
+    store.accept(entries(5))
+    store = world.kill(store)
+    store = world.kill(store)
+    store.accept(entries(5))
+    cursor = Cursor(cursor_folder(world.folder / "buffer.db") / "camera.jsonl", of="camera")
+    cursor.open()
+    cursor.note([Mark(f"frame-{number}", (number,)) for number in range(500)])
+    return store
+
+
+def test_every_byte_in_the_folder_is_counted(world):
+    store = with_everything(world)
+    assert list(world.folder.glob("buffer.db.corrupt-*"))
+    store.tidy()
+    assert store.size_bytes() == on_disk(world)
+    store.close()
+
+
+def test_database_that_breaks_again_and_again_never_eats_the_cap(world):
+    """The oldest copies go first, are counted and told; the newest stays to be looked at."""
+    for number in range(12):
+        store = world.open()
+        store.accept(entries(1_200, size=300))
+        store.settle([Outcome(Fate.SENT, tuple(seqs_pending(store)))])
+        store.close()
+        os.utime(world.folder / "buffer.db", (1_000 + number, 1_000 + number))
+        spoil_database(world)
+        os.utime(world.folder / "buffer.db", (1_000 + number, 1_000 + number))
+        world.now += 10
+        store = world.open()
+        assert on_disk(world) <= 4 << 20
+        assert store.size_bytes() == on_disk(world)
+        assert store.books().set_aside_bytes <= 1 << 20
+        dropped = store.books().set_aside_dropped
+        store.close()
+    assert dropped > 0
+    kept = sorted(file.name for file in world.folder.glob("buffer.db.corrupt-*"))
+    assert kept[-1].startswith(f"buffer.db.corrupt-{int(world.now)}")
+
+
+def test_what_was_set_aside_makes_room_before_anything_owed_is_refused(world):
+    store = world.open()
+    store.accept(entries(1_800, size=300))
+    store.close()
+    spoil_database(world)
+    store = world.open()
+    assert store.books().set_aside_bytes > 500_000
+    fill(store)
+    while store.tidy():
+        pass
+    assert store.books().set_aside_bytes == 0
+    assert store.books().set_aside_dropped == 1
+    assert len(store.accept(entries(100, size=300))) == 100
+    store.close()
+
+
+def test_sent_rows_make_room_before_what_was_set_aside(world):
+    store = world.open()
+    store.accept(entries(1_200, size=300))
+    store.close()
+    spoil_database(world)
+    store = world.open()
+    aside = store.books().set_aside_bytes
+    assert aside > 300_000
+    fill(store)
+    store.settle([sent(*seqs_pending(store))])
+    while store.tidy():
+        pass
+    assert store.books().set_aside_bytes == aside
+    store.close()
+
+
+def test_all_that_is_made_is_private(world):
+    """0600 and 0700, whatever the umask of the process says."""
+    usual = os.umask(0)
+    try:
+        store = with_everything(world)
+        spoilt = world.folder / "buffer.db.damaged"
+        modes = {
+            path.relative_to(world.folder).as_posix(): path.stat().st_mode & 0o777 for path in world.folder.rglob("*")
+        }
+        store.rebuild()
+        store.close()
+        assert not spoilt.exists()
+    finally:
+        os.umask(usual)
+    wrong = {
+        name: f"{mode:o}"
+        for name, mode in modes.items()
+        if mode != (0o700 if (world.folder / name).is_dir() else 0o600)
+    }
+    assert not wrong
+    assert {name.partition("/")[0] for name in modes} >= {"buffer.db", "buffer-journal", "cursors"}
