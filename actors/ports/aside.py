@@ -27,6 +27,16 @@ class Aside:
     """Copies given up since this process began."""
     size_bytes: int = attrs.field(default=0, init=False)
     """What the copies take, as of the last look."""
+    bytes_beside: int = attrs.field(default=0, init=False)
+    """Every byte of ours in the buffer's folder but the database's, the journal's and the reserve's own.
+
+    That is the copies, the sources' cursors, the lock, and the marker of a database that is being replaced.
+    """
+
+    def look(self) -> None:
+        """Measure anew."""
+        self.size_bytes = sum(copy.size_bytes for copy in copies(self.options))
+        self.bytes_beside = bytes_beside(self.options)
 
     def keep_within(self, bytes_max: int) -> int:
         """Give up the oldest copies until the rest takes no more than that; says how many went."""
@@ -40,6 +50,7 @@ class Aside:
                 path.unlink(missing_ok=True)
             self.size_bytes -= copy.size_bytes
             self.dropped += 1
+        self.bytes_beside = bytes_beside(self.options)
         return self.dropped - before
 
     def drop_oldest(self) -> int:
@@ -65,10 +76,7 @@ def _copy(paths: tuple[Path, ...]) -> Copy:
 
 
 def bytes_beside(options: StoreOptions) -> int:
-    """Every byte of ours in the buffer's folder but the database's, the journal's and the reserve's own.
-
-    That is what was set aside, the sources' cursors, the lock, and the marker of a database that is being replaced.
-    """
+    """What `Aside.bytes_beside` is, from the files themselves."""
     counted_elsewhere = {options.db_path.name + end for end in ("", "-wal", "-shm")} | {options.reserve_path.name}
     files = [
         path

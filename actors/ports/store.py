@@ -16,12 +16,12 @@ import os
 from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stored
-from actors.ports.aside import Aside, bytes_beside
+from actors.ports.aside import Aside
 from actors.ports.buffer import Buffer
 from actors.ports.held import Held
 from actors.ports.journal import Journal, JournalError, orphans, scan, session
 from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer
-from actors.ports.replay import Recovered, Replayed, replay, rows_of
+from actors.ports.replay import Recovered, replay, rows_of
 from actors.ports.reserve import Reserve
 from actors.ports.rows import Row
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
@@ -68,7 +68,6 @@ class Store:
         self._try_journal = False
         self._reserve = Reserve(options.reserve_path, options.reserve_bytes)
         self._aside = Aside(options)
-        self._bytes_beside = 0
         self._cleaned_at = 0.0
         describe = session(stream_id, device_id, options.model, options.now())
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
@@ -108,23 +107,15 @@ class Store:
                 stream_id = known[0] if known else options.new_id(options.now())
                 fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
-            store._begin(replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside))
+            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside)
+            store.recovered, store._next_seq = replayed.recovered, replayed.last_seq + 1
+            store._count()
+            store._reserve.make()
+            store._aside.keep_within(options.set_aside_bytes_max)
         except (OSError, BufferDamaged, BufferUnwritable):
             buffer.close()
             raise
         return store
-
-    def _begin(self, replayed: Replayed) -> None:
-        """Start counting where the earlier sessions ended."""
-        self.recovered = replayed.recovered
-        self._next_seq = replayed.last_seq + 1
-        self._count()
-        self._reserve.make()
-        self._bound_what_lies_beside()
-
-    def _bound_what_lies_beside(self) -> None:
-        self._aside.keep_within(self._options.set_aside_bytes_max)
-        self._bytes_beside = bytes_beside(self._options)
 
     def _count(self) -> None:
         self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
@@ -264,7 +255,7 @@ class Store:
         now = self._options.now()
         self._try_journal = True
         try:
-            self._bytes_beside = bytes_beside(self._options)
+            self._aside.look()
             if self._held and now - self._held.since >= FLUSH_AGE_S:
                 self._flush()
             if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
@@ -288,7 +279,6 @@ class Store:
         self._give_back()
         if not gone:
             gone = STROKE_ROWS * self._aside.drop_oldest()
-            self._bytes_beside = bytes_beside(self._options)
         return gone >= STROKE_ROWS
 
     def _clean_up(self, now: float) -> bool:
@@ -345,7 +335,8 @@ class Store:
 
     def size_bytes(self) -> int:
         """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
-        return self._buffer.size_bytes() + self._journal.size_bytes + self._reserve.size_bytes + self._bytes_beside
+        others = self._reserve.size_bytes + self._aside.bytes_beside
+        return self._buffer.size_bytes() + self._journal.size_bytes + others
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
@@ -384,7 +375,7 @@ class Store:
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
             self._buffer.keep_buried()
-            self._bound_what_lies_beside()
+            self._aside.keep_within(self._options.set_aside_bytes_max)
             self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
