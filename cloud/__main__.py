@@ -1,7 +1,7 @@
-"""`python -m cloud`: the service on one port, until SIGTERM or SIGINT.
+"""`python -m cloud`: the service on one port, until SIGTERM or SIGINT; `python -m cloud keys`: its keys.
 
-Its first line on stdout says where it listens. Exit codes: 0 stopped by a signal, 1 the database or the port can't be
-used, 2 a setting is wrong.
+Its first line on stdout says where it listens; stderr has the log, one JSON object a line. Exit codes: 0 stopped by a
+signal, 1 the database or the port can't be used, 2 a setting is wrong.
 """
 
 import logging
@@ -17,6 +17,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
 from cloud.ledger.sqlite import open_ledger
 from cloud.service import create_app
@@ -25,16 +26,26 @@ from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, read_setting
 GRACE_S = 5.0
 """How long requests under way may take to finish once a signal has come."""
 KEEP_ALIVE_S = 75.0
-"""How long an idle connection stays open: longer than a device waits between two batches."""
+"""How long an idle connection stays open: longer than a device waits between two batches. Headers may take as long."""
+HEADERS_BYTES_MAX = 16 * 1024
+LOG_STEPS: tuple[structlog.typing.Processor, ...] = (
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--bind", metavar="HOST:PORT", help=f"Where to listen; port 0 takes any free one. [default: {BIND}]")
 @click.option("--database", metavar="PATH|URL", help=f"The SQLite file; goes before {DATABASE}.")
-def main(bind: str | None, database: str | None) -> None:
+@click.pass_context
+def main(ctx: click.Context, bind: str | None, database: str | None) -> None:
     """Take batches of predictions over HTTP and keep them in a ledger."""
+    if ctx.invoked_subcommand is not None:
+        return
     # stdout is for the line that says where we listen; everything else goes to stderr.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(processors=[*LOG_STEPS, render], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     try:
         settings = read_settings(bind=bind, database=database)
@@ -65,22 +76,30 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield exc
 
 
+def hosting(bind: str) -> Config:
+    """How hypercorn hosts the service: what it bounds before the app is asked."""
+    config = Config()
+    config.bind = [bind]
+    config.graceful_timeout = GRACE_S
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.h11_max_incomplete_size = HEADERS_BYTES_MAX
+    config.include_server_header = False
+    config.loglevel = "WARNING"
+    return config
+
+
 async def run(settings: Settings) -> None:
     """Serve until a signal comes; then finish what is under way, close the ledger, return."""
     async with open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger:
-        app = create_app(ledger, keys=settings.keys)
-        config = Config()
-        config.bind = [settings.bind]
-        config.graceful_timeout = GRACE_S
-        config.keep_alive_timeout = KEEP_ALIVE_S
-        config.include_server_header = False
-        config.loglevel = "WARNING"
+        app = create_app(ledger, keyring=settings.keyring, limits=settings.limits)
+        config = hosting(settings.bind)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, stop, nursery.cancel_scope)
+            nursery.start_soon(settings.keyring.watch)
             async with trio.open_nursery() as serving:
                 binds = await serving.start(partial(serve, app, config, shutdown_trigger=stop.wait))
-                keys = "keys needed" if settings.keys else "no keys: loopback only"
+                keys = "keys needed" if settings.keyring.current else "no keys: loopback only"
                 print(f"holdfast cloud on {binds[0]} (database {settings.database}, {keys})", flush=True)
             nursery.cancel_scope.cancel()
 
@@ -97,5 +116,7 @@ async def _watch_signals(
             stop.set()
 
 
+main.add_command(keys)
+
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m cloud")

@@ -13,18 +13,6 @@ from cloud.queries import encode_cursor
 _encode = msgspec.json.Encoder().encode
 
 
-@attrs.frozen
-class Problem:
-    """An error in one sentence that names the field, and what to do about it."""
-
-    error: str
-    remedy: str | None = None
-
-    def json(self) -> bytes:
-        """`{"error": …, "remedy": …}`."""
-        return _encode({"error": self.error} | ({"remedy": self.remedy} if self.remedy else {}))
-
-
 def stats_json(stats: Stats) -> bytes:
     """The body of `GET /stats`."""
     whole = stats.whole

@@ -2,6 +2,7 @@
 
 import functools
 
+import attrs
 import msgspec
 
 from cloud import wire
@@ -31,8 +32,21 @@ class _Numbered(msgspec.Struct):
 _numbered_decoder = msgspec.json.Decoder(_Numbered)
 
 
-def open_batch(body: bytes, encoding: str, received_at: float) -> Batch:
-    """The batch in a POST's body.
+@attrs.frozen
+class Opened:
+    """A POST whose envelope is good and whose records are still unread."""
+
+    envelope: wire.Envelope
+    bytes_plain: int
+
+    @property
+    def device_id(self) -> str:
+        """Who says that it sent this."""
+        return self.envelope.edge_device_id
+
+
+def open_body(body: bytes, encoding: str) -> Opened:
+    """What a POST's body holds, at the least cost that tells whose it is.
 
     `wire.EncodingUnknown`, `wire.BodyTooLarge`, `BodyMalformed`, `EnvelopeInvalid` or `BatchTooLarge` where nothing of
     it can be taken.
@@ -50,6 +64,12 @@ def open_batch(body: bytes, encoding: str, received_at: float) -> Batch:
         )
     if envelope.losses and envelope.stream_id is None:
         raise EnvelopeInvalid("losses: numbers belong to a stream, and stream_id is missing")
+    return Opened(envelope, len(plain))
+
+
+def check_batch(opened: Opened, received_at: float) -> Batch:
+    """The batch with each record checked; those that do not keep the contract are told apart, and why."""
+    envelope = opened.envelope
     records, rejected = _check_records(envelope)
     return Batch(
         device_id=envelope.edge_device_id,
@@ -60,7 +80,7 @@ def open_batch(body: bytes, encoding: str, received_at: float) -> Batch:
         late=envelope.late,
         pending=None if envelope.pending is None else min(envelope.pending, wire.SEQ_MAX),
         received_at=received_at,
-        bytes_plain=len(plain),
+        bytes_plain=opened.bytes_plain,
     )
 
 

@@ -9,21 +9,20 @@ import structlog
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
 from cloud import intake, wire
-from cloud.answers import Problem, audit_json, devices_json, page_json, series_json, stats_json
-from cloud.connection import Exchange
-from cloud.keys import Keys, Verdict
+from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
+from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange
+from cloud.guard import guard, respond, this_request
+from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.ledger.sqlite import open_ledger
-from cloud.queries import QueryWrong, read_query, read_series_query, read_stats_query
-from cloud.settings import API_KEYS, Settings, is_loopback, read_settings
+from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
+from cloud.metrics import CONTENT_TYPE, Metrics
+from cloud.problems import DeviceOfAnotherKey, Problem, excerpt, problem_of
+from cloud.queries import read_query, read_series_query, read_stats_query
+from cloud.settings import Settings, read_settings
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready"})
-"""What needs no key: it tells nothing of what is stored."""
-BODY_S_MAX = 60
-"""How long a body may take to arrive."""
 ENDPOINTS = {
     "POST /log": "take a batch of predictions",
     "GET /health": "the process lives",
@@ -34,6 +33,7 @@ ENDPOINTS = {
     " limit, cursor",
     "GET /devices": "every device that ever sent something",
     "GET /devices/{id}/audit": "accepted against stored, number by number",
+    "GET /metrics": "for Prometheus",
 }
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -53,28 +53,36 @@ class _Door:
 
 
 def create_app(
-    ledger: Ledger | None = None, *, keys: Keys | None = None, now: Callable[[], float] = time.time
+    ledger: Ledger | None = None,
+    *,
+    keyring: Keyring | None = None,
+    limits: Limits | None = None,
+    now: Callable[[], float] = time.time,
 ) -> QuartTrio:
-    """The service around `ledger`, which the caller opens and closes.
+    """The service around `ledger`, which the caller opens and closes; the caller also watches the `keyring`.
 
     Without a ledger (`hypercorn -k trio 'cloud.service:create_app()'`) the settings of the environment hold; the
-    app opens the ledger when serving begins, and where no key is set it answers to this machine alone.
-    `SettingsWrong` lists every setting that is wrong.
+    app opens the ledger and watches the keys when serving begins, and while no key is set it answers to this machine
+    alone. `SettingsWrong` lists every setting that is wrong.
     """
     app = QuartTrio("cloud", static_folder=None)
+    app.request_class = CloudRequest
     app.asgi_http_class = Exchange
-    app.config.update(MAX_CONTENT_LENGTH=wire.BODY_BYTES_MAX, BODY_TIMEOUT=BODY_S_MAX)
+    app.config.update(MAX_CONTENT_LENGTH=wire.BODY_BYTES_MAX, BODY_TIMEOUT=None)
     door = _Door(ledger)
-    loopback_only = False
     if ledger is None:
         settings = read_settings()
-        keys = settings.keys if keys is None else keys
-        loopback_only = not keys
+        keyring = keyring or settings.keyring
+        limits = limits or settings.limits
         _open_when_serving(app, door, settings)
-    _guard(app, keys or Keys(), loopback_only=loopback_only)
+    held = keyring or Keyring()
+    metrics = Metrics.create()
+    app.extensions[OBSERVER] = _observer(metrics)
+    guard(app, lambda: held.current, loopback_only=ledger is None)
     _answer_errors(app)
-    _add_log(app, door, now)
+    _add_log(app, door, limits or Limits(), metrics, now)
     _add_reads(app, door, now)
+    _add_operations(app, door, metrics, now)
     return app
 
 
@@ -82,9 +90,14 @@ def _open_when_serving(app: QuartTrio, door: _Door, settings: Settings) -> None:
     closing = trio.Event()
 
     async def hold_open(task_status: trio.TaskStatus[Ledger] = trio.TASK_STATUS_IGNORED) -> None:
-        async with open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger:
+        async with (
+            open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(settings.keyring.watch)
             task_status.started(ledger)
             await closing.wait()
+            nursery.cancel_scope.cancel()
 
     @app.after_serving
     async def close_door() -> None:
@@ -96,83 +109,66 @@ def _open_when_serving(app: QuartTrio, door: _Door, settings: Settings) -> None:
         door.opened = await app.nursery.start(hold_open)
 
 
-def _guard(app: QuartTrio, keys: Keys, *, loopback_only: bool) -> None:
-    @app.before_request
-    async def admit() -> Response | None:
-        if loopback_only and not is_loopback(request.remote_addr or "127.0.0.1"):
-            return _refuse(
-                403, Problem("no keys are set, so only this machine is served", f"set {API_KEYS} and restart")
-            )
-        if request.path in OPEN_PATHS:
-            return None
-        match keys.judge(request.headers.get("Authorization")):
-            case Verdict.ADMITTED:
-                return None
-            case Verdict.NO_KEY:
-                problem = Problem("Authorization: a key is needed", "send 'Authorization: Bearer <key>'")
-                return _refuse(401, problem, {"WWW-Authenticate": 'Bearer realm="holdfast"'})
-            case Verdict.UNKNOWN_KEY:
-                return _refuse(403, Problem("Authorization: this key is not known", f"use a key of {API_KEYS}"))
+def _observer(metrics: Metrics) -> Callable[[Ended], None]:
+    def observe(ended: Ended) -> None:
+        asked = ended.request
+        metrics.answered(asked.method, asked.route, ended.status, ended.seconds)
+        log.info(
+            "request",
+            request_id=asked.request_id,
+            method=excerpt(asked.method, 16),
+            path=excerpt(asked.path, 200),
+            status=ended.status,
+            seconds=round(ended.seconds, 6),
+            bytes_sent=ended.bytes_sent,
+            peer=asked.remote_addr,
+            key=asked.key.name if asked.key else None,
+            edge_device_id=asked.device_id,
+        )
 
-    @app.after_request
-    async def introduce(response: Response) -> Response:
-        response.headers["Accept-Encoding"] = wire.ENCODINGS_TAKEN
-        response.headers["Holdfast-Wire"] = "1"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+    return observe
 
 
 def _answer_errors(app: QuartTrio) -> None:
-    statuses: dict[type[Exception], tuple[int, str | None]] = {
-        intake.BodyMalformed: (400, "send the batch as JSON, compressed as Content-Encoding says"),
-        intake.EnvelopeInvalid: (422, None),
-        intake.BatchTooLarge: (413, "split the batch"),
-        wire.EncodingUnknown: (415, None),
-        wire.BodyTooLarge: (413, "split the batch"),
-        QueryWrong: (400, None),
-    }
-
     @app.errorhandler(Exception)
     async def answer(error: Exception) -> Response:
-        match error:
-            case LedgerBusy() | LedgerUnavailable():
-                problem = Problem(str(error), "nothing was stored; send it again")
-                return _refuse(503, problem, {"Retry-After": str(error.retry_after_s)})
-            case HTTPException():
-                return _refuse_as(error)
-        if type(error) in statuses:
-            status, remedy = statuses[type(error)]
-            return _refuse(status, Problem(str(error), remedy))
-        log.error("request_failed", path=request.path, exc_info=error)
-        return _refuse(500, Problem("internal error", "the service's log has the cause"))
+        problem = problem_of(error)
+        if problem is None:
+            request_id = this_request().request_id
+            log.error("request_failed", request_id=request_id, path=excerpt(request.path, 200), exc_info=error)
+            problem = Problem(500, "internal error", "the service's log has the cause under this request_id")
+        return respond(problem)
 
 
-def _add_log(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
+def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now: Callable[[], float]) -> None:
+    room = Room(limits.requests_max)
+    rates = Rates(limits.device_requests_per_s)
+
     @app.post("/log")
     async def take() -> Response:
         ledger = door.ledger
         if ledger.busy:
-            raise LedgerBusy(retry_after_s=1)
-        body = await request.get_data(cache=False)
-        assert isinstance(body, bytes)
-        batch = intake.open_batch(body, request.headers.get("Content-Encoding", ""), now())
-        answer = await ledger.ingest(batch)
-        return _json(wire.encode_answer(answer))
+            raise LedgerBusy(RETRY_AFTER_S)
+        with room.hold() as place:
+            body = await place.read(request.body)
+            metrics.received_bytes.inc(len(body))
+            opened = intake.open_body(body, request.headers.get("Content-Encoding", ""))
+            asked = this_request()
+            asked.device_id = opened.device_id
+            if asked.key and not asked.key.may_speak_for(opened.device_id):
+                raise DeviceOfAnotherKey(asked.key)
+            rates.take(opened.device_id, trio.current_time())
+            batch = intake.check_batch(opened, now())
+            with metrics.committing():
+                answer = await ledger.ingest(batch)
+            metrics.count(batch, answer)
+            return _json(wire.encode_answer(answer))
 
 
 def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
     @app.get("/")
     async def index() -> Response:
         return _json(_encode({"service": "holdfast cloud", "endpoints": ENDPOINTS}))
-
-    @app.get("/health")
-    async def health() -> Response:
-        return _json(b'{"status":"ok"}')
-
-    @app.get("/ready")
-    async def ready() -> Response:
-        await door.ledger.check()
-        return _json(b'{"status":"ready"}')
 
     @app.get("/stats")
     async def stats() -> Response:
@@ -195,29 +191,33 @@ def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
 
     @app.get("/devices/<path:device_id>/audit")
     async def audit(device_id: str) -> Response:
+        key = this_request().key
+        if key and not key.may_speak_for(device_id):
+            raise DeviceOfAnotherKey(key)
         streams = await door.ledger.audit(device_id)
         if streams is None:
-            return _refuse(404, Problem("edge_device_id: no such device", "GET /devices lists them"))
+            return respond(Problem(404, "edge_device_id: no such device", "GET /devices lists them"))
         return _json(audit_json(device_id, streams))
 
 
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, content_type="application/json")
+def _add_operations(app: QuartTrio, door: _Door, metrics: Metrics, now: Callable[[], float]) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        return _json(b'{"status":"ok"}')
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        await door.ledger.check()
+        return _json(b'{"status":"ready"}')
+
+    @app.get("/metrics")
+    async def exposed() -> Response:
+        try:
+            devices = await door.ledger.devices()
+        except (LedgerBusy, LedgerUnavailable):
+            devices = None
+        return Response(metrics.exposition(devices, now()), content_type=CONTENT_TYPE)
 
 
-def _refuse(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    response = _json(problem.json(), status)
-    response.headers.update(headers or {})
-    return response
-
-
-def _refuse_as(error: HTTPException) -> Response:
-    """What the framework refuses: unknown paths and methods, bodies that are too large or too slow."""
-    status = error.code or 500
-    if status == 413:
-        return _refuse(status, Problem(f"body: more than {wire.BODY_BYTES_MAX} bytes", "split the batch"))
-    response = _refuse(
-        status, Problem(error.name.lower(), "GET / lists the endpoints" if status in (404, 405) else None)
-    )
-    response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
-    return response
+def _json(body: bytes) -> Response:
+    return Response(body, content_type="application/json")

@@ -9,14 +9,20 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from cloud.keyring import Keyring, KeysWrong, is_sendable
 from cloud.keys import Keys
+from cloud.limits import Limits
 
 DATABASE = "CLOUD_DATABASE_URL"
 API_KEYS = "CLOUD_API_KEYS"
 API_KEYS_FILE = "CLOUD_API_KEYS_FILE"
 RETENTION = "CLOUD_RETENTION_DAYS"
+DEVICE_RATE = "CLOUD_DEVICE_REQUESTS_PER_SECOND"
+REQUESTS_MAX = "CLOUD_REQUESTS_MAX"
 RETENTION_DAYS = 90.0
 RETENTION_DAYS_MAX = 36_500.0
+DEVICE_RATE_MAX = 1e6
+REQUESTS_MAX_MAX = 10_000
 SECONDS_A_DAY = 86_400.0
 BIND = "127.0.0.1:8001"
 
@@ -35,8 +41,9 @@ class Settings:
 
     database: Path
     """The SQLite file."""
-    keys: Keys = attrs.field(repr=False, default=Keys())
+    keyring: Keyring = attrs.field(repr=False, factory=Keyring)
     retention_days: float = RETENTION_DAYS
+    limits: Limits = attrs.field(factory=Limits)
     host: str = "127.0.0.1"
     port: int = 8001
 
@@ -65,11 +72,12 @@ def read_settings(
     errors: list[str] = []
     name, value = ("--database", database) if database else (DATABASE, env.get(DATABASE, ""))
     path = _database(name, value, errors) if value else default_database(env)
-    keys = _keys(env, errors)
-    days = _retention(env.get(RETENTION, ""), errors)
+    keyring = _keys(env, errors)
+    days = _number(env, RETENTION, RETENTION_DAYS, errors, takes="days", high=RETENTION_DAYS_MAX)
+    limits = _limits(env, errors)
     host, port = _bind(bind or BIND, errors)
     # A key that could not be read still means that keys were wanted: one error then, not two.
-    wanted = bool(keys or env.get(API_KEYS) or env.get(API_KEYS_FILE))
+    wanted = bool(env.get(API_KEYS) or env.get(API_KEYS_FILE))
     if not wanted and host and not is_loopback(host):
         errors.append(
             f"--bind: {host!r} is not loopback and no keys are set;"
@@ -77,7 +85,7 @@ def read_settings(
         )
     if errors:
         raise SettingsWrong(tuple(errors))
-    return Settings(database=path, keys=keys, retention_days=days, host=host, port=port)
+    return Settings(database=path, keyring=keyring, retention_days=days, limits=limits, host=host, port=port)
 
 
 def is_loopback(host: str) -> bool:
@@ -110,36 +118,51 @@ def _database(name: str, value: str, errors: list[str]) -> Path:
     return Path(unquote(rest[1:]) or ".")
 
 
-def _keys(env: Mapping[str, str], errors: list[str]) -> Keys:
-    found = [(API_KEYS, number, key) for number, key in enumerate(env.get(API_KEYS, "").replace(",", " ").split(), 1)]
+def _keys(env: Mapping[str, str], errors: list[str]) -> Keyring:
+    given = env.get(API_KEYS, "").replace(",", " ").split()
+    if env.get(API_KEYS) and not given:
+        errors.append(f"{API_KEYS}: *** holds no key; takes keys with commas between")
+    errors += [
+        f"{API_KEYS}: key {number} (***) has a character that no header can carry; takes printable ASCII"
+        for number, secret in enumerate(given, 1)
+        if not is_sendable(secret)
+    ]
     source = env.get(API_KEYS_FILE, "")
-    if source:
-        try:
-            lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            errors.append(f"{API_KEYS_FILE}: {source!r} can't be read ({exc}); takes a file with one key a line")
-            lines = []
-        named = [(API_KEYS_FILE, number, line.strip()) for number, line in enumerate(lines, 1)]
-        named = [entry for entry in named if entry[2] and not entry[2].startswith("#")]
-        if lines and not named:
-            errors.append(f"{API_KEYS_FILE}: {source!r} holds no key; takes a file with one key a line")
-        found += named
-    for name, number, key in found:
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            errors.append(f"{name}: key {number} (***) has a character that no header can carry; takes printable ASCII")
-    return Keys.of(key for _, _, key in found)
-
-
-def _retention(value: str, errors: list[str]) -> float:
-    if not value:
-        return RETENTION_DAYS
+    keyring = Keyring(Keys.of(given), Path(source).expanduser() if source else None)
     try:
-        days = float(value)
+        keyring.load()
+    except (OSError, KeysWrong) as exc:
+        errors.append(f"{API_KEYS_FILE}: {source!r} can't be used ({exc}); takes a file with one key a line")
+    else:
+        if keyring.current.needed and not keyring.current.known:
+            errors.append(f"{API_KEYS_FILE}: {source!r} holds no key; python -m cloud keys add NAME makes one")
+    return keyring
+
+
+def _limits(env: Mapping[str, str], errors: list[str]) -> Limits:
+    usual = Limits()
+    rate = _number(
+        env, DEVICE_RATE, usual.device_requests_per_s, errors, takes="requests a second", high=DEVICE_RATE_MAX
+    )
+    requests = _number(env, REQUESTS_MAX, usual.requests_max, errors, takes="requests", high=REQUESTS_MAX_MAX)
+    if not requests.is_integer():
+        errors.append(f"{REQUESTS_MAX}: {requests:g}; takes a whole number")
+    return Limits(rate, int(requests))
+
+
+def _number(env: Mapping[str, str], name: str, usual: float, errors: list[str], *, takes: str, high: float) -> float:
+    """The number in `env`, above 0 and at most `high`; `usual` where none or a wrong one is set."""
+    value = env.get(name, "")
+    if not value:
+        return float(usual)
+    try:
+        number = float(value)
     except ValueError:
-        days = math.nan
-    if not 0 < days <= RETENTION_DAYS_MAX:
-        errors.append(f"{RETENTION}: {value!r}; takes a number of days above 0, at most {RETENTION_DAYS_MAX:.0f}")
-    return days
+        number = math.nan
+    if 0 < number <= high:
+        return number
+    errors.append(f"{name}: {value[:40]!r}; takes a number of {takes} above 0, at most {high:.0f}")
+    return float(usual)
 
 
 def _bind(value: str, errors: list[str]) -> tuple[str, int]:

@@ -76,9 +76,11 @@ class _Stream(httpcore.AsyncNetworkStream):
 class Network(httpcore.AsyncNetworkBackend):
     """Every connection ends at `app`. Starts up; `nursery` runs the server's side, so cancel it at the end."""
 
-    def __init__(self, nursery: trio.Nursery, app: Any) -> None:
+    def __init__(self, nursery: trio.Nursery, app: Any, config: Config | None = None) -> None:
         self._nursery = nursery
         self._app = app
+        self._config = config or Config()
+        self._config.errorlog = None
         self._open: list[tuple[_Stream, Pair, Pair]] = []
         self.up = True
         self.swallows = False
@@ -102,14 +104,17 @@ class Network(httpcore.AsyncNetworkBackend):
         ours, theirs = trio.testing.memory_stream_pair()
         stream = _Stream(ours)
 
+        tell_the_end = theirs.send_stream.close_hook
+        assert tell_the_end is not None
+
         def hang_up() -> None:
             stream.hung_up = True
+            tell_the_end()
 
         theirs.send_stream.close_hook = hang_up
         theirs.socket = _Peer()  # type: ignore[attr-defined]
-        config = Config()
-        config.errorlog = None
-        server = TCPServer(ASGIWrapper(self._app), config, WorkerContext(None), {}, theirs)  # type: ignore[arg-type]
+        context = WorkerContext(None)
+        server = TCPServer(ASGIWrapper(self._app), self._config, context, {}, theirs)  # type: ignore[arg-type]
         self._open.append((stream, ours, theirs))
         self._nursery.start_soon(server.run)
         return stream

@@ -166,7 +166,7 @@ async def test_an_unusable_body_gets_a_clear_error_and_stores_nothing(body, stat
     async with service() as cloud:
         answer = await cloud.client.post("/log", content=body)
         assert answer.status_code == status, answer.text
-        assert says in answer.json()["error"]
+        assert says in answer.json()["detail"]
         assert (await cloud.get("/devices"))["devices"] == []
 
 
@@ -218,7 +218,7 @@ async def test_bombs_and_damaged_or_unknown_encodings_are_refused_before_they_co
     async with service() as cloud:
         answer = await cloud.client.post("/log", content=body, headers={"Content-Encoding": encoding})
         assert answer.status_code == status, answer.text
-        assert answer.json()["error"]
+        assert answer.json()["detail"]
         assert answer.headers["Accept-Encoding"] == "zstd, gzip"
 
 
@@ -260,7 +260,7 @@ async def test_a_key_is_neither_answered_nor_logged():
 
 
 def test_keys_without_any_key_admit_everybody():
-    assert Keys().judge(None) is Verdict.ADMITTED
+    assert Keys().judge(None).verdict is Verdict.ADMITTED
     assert not Keys()
 
 
@@ -304,7 +304,7 @@ async def test_a_defect_of_ours_is_a_500_without_its_entrails():
         with structlog.testing.capture_logs() as logs:
             answer = await cloud.client.get("/stats")
     assert answer.status_code == 500
-    assert answer.json()["error"] == "internal error"
+    assert answer.json()["detail"] == "internal error"
     assert logs[0]["event"] == "request_failed"
 
 
@@ -415,7 +415,7 @@ async def test_a_filter_that_is_not_understood_is_refused_by_name(query, names):
     async with service() as cloud:
         answer = await cloud.client.get(f"/predictions?{query}")
         assert answer.status_code == 400
-        assert answer.json()["error"].startswith(f"{names}: ")
+        assert answer.json()["detail"].startswith(f"{names}: ")
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ async def test_the_audit_finds_a_device_whose_name_needs_quoting_and_no_stranger
 
 async def test_unknown_paths_and_methods_are_json_too():
     async with service() as cloud:
-        assert (await cloud.client.get("/nowhere")).json()["error"] == "not found"
+        assert (await cloud.client.get("/nowhere")).json()["detail"] == "no such path"
         wrong = await cloud.client.get("/log")
         assert (wrong.status_code, "POST" in wrong.headers["Allow"]) == (405, True)
         assert "POST /log" in (await cloud.get("/"))["endpoints"]

@@ -11,7 +11,7 @@ from cloud.settings import SettingsWrong, read_settings
 def test_without_any_setting_a_database_in_the_state_folder_on_loopback():
     settings = read_settings({"HOME": "/home/me"})
     assert settings.database == Path("/home/me/.local/state/holdfast/cloud.db")
-    assert (settings.bind, settings.retention_days, bool(settings.keys)) == ("127.0.0.1:8001", 90.0, False)
+    assert (settings.bind, settings.retention_days, bool(settings.keyring.current)) == ("127.0.0.1:8001", 90.0, False)
     assert read_settings({"XDG_STATE_HOME": "/state"}).database == Path("/state/holdfast/cloud.db")
 
 
@@ -30,9 +30,9 @@ def test_keys_of_the_variable_and_of_the_file_are_all_taken(tmp_path):
     file.write_text("# the cameras of hall 1\nthird\n\n fourth \n")
     settings = read_settings({"CLOUD_API_KEYS": "first, second", "CLOUD_API_KEYS_FILE": str(file)}, bind="0.0.0.0:80")
     for key in ("first", "second", "third", "fourth"):
-        assert settings.keys.judge(f"Bearer {key}") is Verdict.ADMITTED
+        assert settings.keyring.current.judge(f"Bearer {key}").verdict is Verdict.ADMITTED
     for key in ("# the cameras of hall 1", "fifth"):
-        assert settings.keys.judge(f"Bearer {key}") is Verdict.UNKNOWN_KEY
+        assert settings.keyring.current.judge(f"Bearer {key}").verdict is Verdict.UNKNOWN_KEY
     assert "first" not in repr(settings)
 
 

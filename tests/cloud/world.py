@@ -9,10 +9,12 @@ import httpx
 import msgspec
 
 from cloud import wire
+from cloud.keyring import Keyring
 from cloud.keys import Keys
 from cloud.ledger import Batch, Record
 from cloud.ledger.lane import run_inline
 from cloud.ledger.sqlite import MEMORY, SqliteLedger, open_ledger
+from cloud.limits import Limits
 from cloud.service import create_app
 
 NOON = 1_769_596_240.0
@@ -31,6 +33,7 @@ class Service:
     client: httpx.AsyncClient
     ledger: SqliteLedger
     clock: Clock
+    app: Any
 
     async def post(self, *payloads: bytes, device="cam", stream: str | None = "s1", **more) -> httpx.Response:
         return await self.client.post("/log", content=envelope(*payloads, device=device, stream=stream, **more))
@@ -45,13 +48,20 @@ class Service:
 
 
 @asynccontextmanager
-async def service(*, keys: Keys | None = None, run_sync=run_inline, **ledger_knobs) -> AsyncIterator[Service]:
+async def service(
+    *,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    keyring: Keyring | None = None,
+    run_sync=run_inline,
+    **ledger_knobs,
+) -> AsyncIterator[Service]:
     clock = Clock()
     async with open_ledger(MEMORY, run_sync=run_sync, synchronous="OFF", now=clock, **ledger_knobs) as ledger:
-        app: Any = create_app(ledger, keys=keys, now=clock)
+        app: Any = create_app(ledger, keyring=keyring or Keyring(keys or Keys()), limits=limits, now=clock)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
-            yield Service(client, ledger, clock)
+            yield Service(client, ledger, clock, app)
 
 
 def payload(seq: int | None = None, *, classes=("defect",), **changes) -> bytes:

@@ -1,0 +1,97 @@
+"""Who is let in to which path, and what every answer carries for a browser's and a device's sake."""
+
+from collections.abc import Callable
+
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from cloud import wire
+from cloud.connection import CloudRequest
+from cloud.keys import EVERYTHING, Keys, Scope, Verdict
+from cloud.problems import CONTENT_TYPE, Problem
+from cloud.settings import API_KEYS, API_KEYS_FILE, is_loopback
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
+"""What needs no key: it tells nothing of what is stored."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Everything that a page needs comes from here; nothing may be written into it.
+    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+def scopes_for(path: str) -> frozenset[Scope]:
+    """Any of these is enough for that path."""
+    if path == "/log":
+        return frozenset({Scope.INGEST})
+    if path.startswith("/devices/") and path.endswith("/audit"):
+        return EVERYTHING
+    return frozenset({Scope.READ})
+
+
+def this_request() -> CloudRequest:
+    """The request under way."""
+    current = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - werkzeug's public door
+    assert isinstance(current, CloudRequest)
+    return current
+
+
+def respond(problem: Problem) -> Response:
+    """The answer that tells a problem."""
+    response = Response(problem.json(this_request().request_id), problem.status, content_type=CONTENT_TYPE)
+    response.headers.update(problem.headers)
+    return response
+
+
+def guard(app: QuartTrio, keys: Callable[[], Keys], *, loopback_only: bool) -> None:
+    """Check every request before anything of it is read. `loopback_only`: without keys, serve this machine alone."""
+
+    @app.before_request
+    async def admit() -> Response | None:
+        held = keys()
+        if loopback_only and not held and not is_loopback(request.remote_addr or "127.0.0.1"):
+            remedy = f"set {API_KEYS} or {API_KEYS_FILE} and restart"
+            return respond(Problem(403, "no keys are set, so only this machine is served", remedy))
+        if request.path in OPEN_PATHS:
+            return None
+        scopes = scopes_for(request.path)
+        authorization = request.headers.get("Authorization") or ""
+        judgement = held.judge(authorization, scopes)
+        this_request().key = judgement.key
+        problem = _refusal(judgement.verdict, scopes, by_browser=authorization[:6].lower() == "basic ")
+        return respond(problem) if problem else None
+
+    @app.after_request
+    async def introduce(response: Response) -> Response:
+        response.headers["Accept-Encoding"] = wire.ENCODINGS_TAKEN
+        response.headers["Holdfast-Wire"] = "1"
+        response.headers["X-Request-Id"] = this_request().request_id
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def _refusal(verdict: Verdict, scopes: frozenset[Scope], *, by_browser: bool) -> Problem | None:
+    """Why a request is not let in. A browser asks its user for another key only where it gets a 401."""
+    wanted = " or ".join(sorted(scopes))
+    scheme = "Basic" if Scope.READ in scopes else "Bearer"
+    challenge = {"WWW-Authenticate": f'{scheme} realm="holdfast", charset="UTF-8"'}
+    status, headers = (401, challenge) if by_browser else (403, {})
+    match verdict:
+        case Verdict.ADMITTED:
+            return None
+        case Verdict.NO_KEY:
+            remedy = "send 'Authorization: Bearer <key>'"
+            return Problem(401, "Authorization: a key is needed", remedy, challenge)
+        case Verdict.UNKNOWN_KEY:
+            remedy = "python -m cloud keys list shows the keys that are taken"
+            return Problem(status, "Authorization: this key is not known", remedy, headers)
+        case Verdict.OUT_OF_SCOPE:
+            return Problem(
+                status, f"Authorization: this key is not for {wanted}", f"use a key for {wanted}", dict(headers)
+            )
