@@ -337,7 +337,7 @@ def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_s
         migrate(old)
         for seqs, late in (((2, 3), False), ((7,), True)):
             body = envelope(*(payload(n, inference_time_ms=n, timestamp=NOON + n * 100) for n in seqs), late=late)
-            sqlite_write.ingest(new, intake.open_batch(body, "", NOON + 900))
+            sqlite_write.ingest(new, intake.check_batch(intake.open_body(body, ""), NOON + 900))
         rows = "SELECT * FROM rollups WHERE grain_s > 0 ORDER BY grain_s, start"
         assert old.execute(rows).fetchall() == new.execute(rows).fetchall()
         stats = sqlite_rollups.stats(old, EVERYTHING, NOON)

@@ -429,7 +429,7 @@ async def test_a_question_about_time_that_is_not_understood_is_refused_by_name(q
     async with service() as cloud:
         answer = await cloud.client.get(f"/{query}")
         assert answer.status_code == 400
-        assert answer.json()["error"].startswith(f"{names}: ")
+        assert answer.json()["detail"].startswith(f"{names}: ")
 
 
 async def test_devices_show_when_they_were_seen_and_the_backlog_they_reported():
