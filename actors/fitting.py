@@ -5,13 +5,14 @@ from functools import partial
 
 import structlog
 
-from actors.messages import Knobs
+from actors.messages import Knobs, Vision
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.cursors import recent_ids
 from actors.ports.detector import Detector
 from actors.ports.detectors import make_detector
 from actors.ports.disk import Disk
 from actors.ports.frames import Memory, Source, parse_sources
+from actors.ports.journal import Model
 from actors.ports.lane import RunSync
 from actors.ports.opening import DiskTrouble, StoreOptions, cursor_folder
 from actors.ports.store import Store
@@ -64,7 +65,12 @@ def sources(settings: Settings, now: Callable[[], float]) -> Sequence[Source]:
 
 
 def store_options(
-    settings: Settings, *, now: Callable[[], float], new_id: Callable[[float], str], sync: Callable[[int], None]
+    settings: Settings,
+    *,
+    now: Callable[[], float],
+    new_id: Callable[[float], str],
+    sync: Callable[[int], None],
+    model: Callable[[], Model] = Model,
 ) -> StoreOptions:
     """Where the store lives and within which bounds."""
     return StoreOptions(
@@ -75,8 +81,15 @@ def store_options(
         now=now,
         new_id=new_id,
         sync=sync,
-        model=str(settings.model_path or "built-in"),
+        model=model,
     )
+
+
+def model_in_use(settings: Settings, vision: Vision) -> Model:
+    """What the journal says of the model: of one that is not loaded yet, what it was configured as."""
+    if not vision.model_version:
+        return Model(name=str(settings.model_path or "built-in"))
+    return Model(name=vision.model_name, version=vision.model_version, classes=vision.model_classes)
 
 
 def bounds(settings: Settings, *, watches: bool) -> Bounds:
@@ -98,9 +111,10 @@ async def disk(
     now: Callable[[], float],
     new_id: Callable[[float], str],
     sync: Callable[[int], None],
+    model: Callable[[], Model],
 ) -> Disk:
     """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
-    options = store_options(settings, now=now, new_id=new_id, sync=sync)
+    options = store_options(settings, now=now, new_id=new_id, sync=sync, model=model)
     made = Disk(None, partial(Store.open, settings.edge_device_id, options), lane)
     try:
         await made.open()

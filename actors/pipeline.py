@@ -83,11 +83,19 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
     requests_in, requests = trio.open_memory_channel[ImageRequest](REQUESTS_MAX)
     control_in, control = trio.open_memory_channel[Control](CONTROL_MAX)
     async with world.client or fitting.client(settings, world.lane()) as client:
-        disk = await fitting.disk(settings, world.lane(), now=world.now, new_id=world.new_id, sync=world.sync)
+        cells = Cells()
+        disk = await fitting.disk(
+            settings,
+            world.lane(),
+            now=world.now,
+            new_id=world.new_id,
+            sync=world.sync,
+            model=lambda: fitting.model_in_use(settings, cells.vision.value),
+        )
         pipeline = Pipeline(
             device_id=settings.edge_device_id,
             recovered=disk.store.recovered if disk.store else Recovered(),
-            cells=Cells(),
+            cells=cells,
             settings=settings,
             client=client,
             bounds=fitting.bounds(settings, watches=bool(sources)),

@@ -275,6 +275,7 @@ LIVE = frozenset(
         "detector",
         "confidence",
         "iou",
+        "model_device",
         "log_level",
     }
 )

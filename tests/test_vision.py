@@ -1,5 +1,6 @@
 """The device with its real model on plain ONNX Runtime: images of every form, another model on demand, a folder."""
 
+import hashlib
 import shutil
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,8 @@ import trio
 from actors.pipeline import Pipeline, open_pipeline
 from actors.ports.detector import DetectorError, default_model_path
 from actors.ports.frames import SAMPLE_FOLDER, decode_image
+from actors.ports.journal import orphans, scan
+from actors.ports.opening import journal_folder
 from actors.settings import DetectorKind, Settings
 
 SAMPLE = SAMPLE_FOLDER / "surface-01.jpg"
@@ -46,6 +49,19 @@ async def test_the_last_frame_can_be_looked_at_with_its_boxes_drawn(folder):
     assert shown.shape == plain.shape
     x1, y1, x2, _ = (round(value) for value in result["detections"][0]["bbox"])
     assert abs(shown[y1, x1:x2].astype(int) - plain[y1, x1:x2]).mean() > 20, "there is a line along the box's top"
+
+
+async def test_the_journal_says_which_model_wrote_it(folder):
+    with trio.fail_after(PATIENCE_S):
+        async with open_pipeline(settings(folder)) as pipeline:
+            await pipeline.process_image(SAMPLE)
+            status = pipeline.status()
+            (segment,) = orphans(journal_folder(folder / "buffer.db"))
+            header = scan(segment).header
+    assert header is not None
+    assert (header.model, header.model_version) == ("surface-defects", status["model_version"])
+    assert header.model_classes == ("scratch", "dent", "stain", "crack")
+    assert header.model_version == hashlib.sha256(default_model_path().read_bytes()).hexdigest()[:12]
 
 
 async def seen(pipeline: Pipeline, count: int) -> None:

@@ -41,6 +41,15 @@ class JournalError(Exception):
     """The journal could not be written: the disk is full, read-only, or failing. Nothing was accepted."""
 
 
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as a segment's header tells of it: its file's name, the digest of its weights, what it can see."""
+
+    name: str = ""
+    version: str = ""
+    """Empty where it was not loaded yet."""
+    classes: tuple[str, ...] = ()
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """A segment's first line: whose numbers these are, and who wrote them when."""
 
@@ -57,6 +66,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int
     """The number of the first prediction in this segment; every lower number was given out before."""
     model: str = ""
+    """The name of the model in use when the segment was begun; every prediction names its own."""
+    model_version: str = ""
+    model_classes: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -326,11 +338,12 @@ def orphans(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
 
 
-def session(stream_id: str, device_id: str, model: str, started_at: float) -> Callable[[int], Header]:
+def session(stream_id: str, device_id: str, model: Callable[[], Model], started_at: float) -> Callable[[int], Header]:
     """What writes the headers of one run of the device process, given the first number of a segment."""
     session_id = f"{int(started_at * 1000):012x}{secrets.token_hex(2)}"
 
     def describe(first_seq: int) -> Header:
+        in_use = model()
         return Header(
             holdfast_journal=FORMAT_VERSION,
             stream_id=stream_id,
@@ -339,7 +352,9 @@ def session(stream_id: str, device_id: str, model: str, started_at: float) -> Ca
             boot_id=boot_id(),
             started_at=started_at,
             first_seq=first_seq,
-            model=model,
+            model=in_use.name,
+            model_version=in_use.version,
+            model_classes=in_use.classes,
         )
 
     return describe

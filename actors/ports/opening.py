@@ -16,6 +16,7 @@ import attrs
 import msgspec
 
 from actors.ports.buffer import Buffer
+from actors.ports.journal import Model
 from actors.ports.private import make_folder, sync_folder, write_private
 from actors.ports.rows import Row
 from actors.ports.schema import is_stream, is_tombstone
@@ -52,7 +53,8 @@ class StoreOptions:
     journal: bool
     now: Callable[[], float]
     new_id: Callable[[float], str]
-    model: str = ""
+    model: Callable[[], Model] = Model
+    """Asked at the beginning of each segment."""
     sync: Callable[[int], None] = os.fdatasync
 
     @property
