@@ -15,7 +15,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RUNTIME = ("actors", "cloud", "chaos", "app.py")
 FOLDERS = ("actors", "cloud", "chaos", "tools", "bench", "tests", "docs", "deploy", "examples")
-ROOT_FILES = ("app.py", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile", ".ci/run")
+ROOT_FILES = (
+    "app.py",
+    "pyproject.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "SECURITY.md",
+    ".dockerignore",
+    ".ci/run",
+)
 TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", ".css")
 
 WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py", "actors/handle.py")
