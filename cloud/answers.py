@@ -7,7 +7,8 @@ import attrs
 import msgspec
 
 from cloud.ledger import Bucket, Device, Page, SeriesQuery, Stats, StoredPrediction, StreamAudit, Tally
-from cloud.ledger.rollups import BOUNDS_MS
+from cloud.ledger.rollups import BOUNDS_MS, clock_wrong
+from cloud.presence import presence_of
 from cloud.queries import encode_cursor
 
 _encode = msgspec.json.Encoder().encode
@@ -22,6 +23,7 @@ def stats_json(stats: Stats) -> bytes:
             "since": stats.since,
             "until": stats.until,
             "late": whole.late,
+            "clock_wrong": whole.clock_wrong,
             "lateness_s": {"mean": whole.lateness_mean_s, "max": whole.lateness_max_s},
             "inference_ms": {
                 "mean": whole.inference_mean_ms,
@@ -44,16 +46,17 @@ def series_json(query: SeriesQuery, buckets: Iterable[Bucket]) -> bytes:
 def page_json(page: Page) -> bytes:
     """The body of `GET /predictions`."""
     cursor = None if page.next_cursor is None else encode_cursor(page.next_cursor)
-    return _encode({"predictions": [_prediction(item) for item in page.items], "next_cursor": cursor})
+    return _encode({"predictions": [prediction_json(item) for item in page.items], "next_cursor": cursor})
 
 
-def devices_json(devices: Iterable[Device]) -> bytes:
-    """The body of `GET /devices`."""
+def devices_json(devices: Iterable[Device], now: float) -> bytes:
+    """The body of `GET /devices`; `state` is that of the moment `now`."""
     return _encode(
         {
             "devices": [
                 {
                     "edge_device_id": device.edge_device_id,
+                    "state": presence_of(device, now),
                     "first_seen_at": device.first_seen_at,
                     "last_seen_at": device.last_seen_at,
                     "last_was_late": device.last_was_late,
@@ -96,14 +99,25 @@ def _stream(stream: StreamAudit) -> dict[str, Any]:
     }
 
 
-def _prediction(item: StoredPrediction) -> msgspec.Raw:
-    """The payload as it was received, with what the ledger knows of it as its last keys (the last of equals wins)."""
+class _Stamped(msgspec.Struct):
+    timestamp: float
+
+
+_stamp_decoder = msgspec.json.Decoder(_Stamped)
+
+
+def prediction_json(item: StoredPrediction) -> msgspec.Raw:
+    """The payload as it was received, with what the ledger knows of it as its last keys (the last of equals wins).
+
+    `clock_wrong` marks a capture time that can't be right, as of a device that woke up in 1970.
+    """
     known = _encode(
         {
             "edge_device_id": item.edge_device_id,
             "stream_id": item.stream_id,
             "received_at": item.received_at,
             "late": item.late,
+            "clock_wrong": clock_wrong(_stamp_decoder.decode(item.payload).timestamp, item.received_at),
         }
     )
     return msgspec.Raw(item.payload.rstrip()[:-1].encode() + b"," + known[1:])

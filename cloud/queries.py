@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from cloud.ledger import MINUTES_KEPT_S, Cursor, Query, SeriesQuery, StatsQuery
 from cloud.ledger.rollups import BUCKETS_MAX, starts
@@ -17,9 +18,16 @@ SERIES_S = 86_400.0
 BUCKETS_S = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
 BUCKETS = 150
 """How many buckets a series has at most that names no `bucket_s`, as long as a week each will do."""
+Format = Literal["json", "jsonl", "csv"]
+CONTENT_TYPES: dict[Format, str] = {
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+}
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _TAKEN = (
     "edge_device_id", "model_name", "model_version", "defect_detected", "class", "since", "until", "limit", "cursor",
+    "format",
 )  # fmt: skip
 
 _STATS_TAKEN = ("since", "until", "edge_device_id", "model_name")
@@ -33,6 +41,27 @@ class QueryWrong(Exception):
 def read_query(args: Mapping[str, Sequence[str]]) -> Query:
     """The query of these parameters; `QueryWrong` for an unknown, repeated or unreadable one."""
     given = _given(args, _TAKEN)
+    return _query(given, limit=_limit(given["limit"], LIMIT_MAX) if "limit" in given else LIMIT)
+
+
+def read_export_query(args: Mapping[str, Sequence[str]]) -> tuple[Query, int | None]:
+    """The same for an export, in the largest pages, and how many rows it may have (None: all)."""
+    given = _given(args, _TAKEN)
+    return _query(given, limit=LIMIT_MAX), _limit(given["limit"], SEQ_MAX) if "limit" in given else None
+
+
+def read_format(args: Mapping[str, Sequence[str]], accepted: str | None) -> Format:
+    """The format that `?format=` asks for, else `accepted`, the best of the request's `Accept`, else JSON."""
+    asked = args.get("format")
+    if asked is None:
+        return next((form for form in CONTENT_TYPES if accepted and CONTENT_TYPES[form].startswith(accepted)), "json")
+    for form in CONTENT_TYPES:
+        if asked == [form]:
+            return form
+    raise QueryWrong(f"format: takes {', '.join(CONTENT_TYPES)}")
+
+
+def _query(given: Mapping[str, str], *, limit: int) -> Query:
     return Query(
         edge_device_id=given.get("edge_device_id"),
         model_name=given.get("model_name"),
@@ -41,7 +70,7 @@ def read_query(args: Mapping[str, Sequence[str]]) -> Query:
         class_name=given.get("class"),
         since=_moment("since", given),
         until=_moment("until", given),
-        limit=_limit(given["limit"]) if "limit" in given else LIMIT,
+        limit=limit,
         cursor=decode_cursor(given["cursor"]) if "cursor" in given else None,
     )
 
@@ -138,7 +167,7 @@ def _moment(name: str, given: Mapping[str, str]) -> float | None:
     return seconds
 
 
-def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= LIMIT_MAX:
-        raise QueryWrong(f"limit: takes a whole number from 1 to {LIMIT_MAX}")
+def _limit(text: str, high: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= high):
+        raise QueryWrong(f"limit: takes a whole number from 1 to {high}")
     return int(text)

@@ -13,14 +13,23 @@ from quart_trio import QuartTrio
 from cloud import intake, wire
 from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
 from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange
+from cloud.export import Exports
 from cloud.guard import guard, respond, this_request
 from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.ledger.sqlite import open_ledger
 from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
-from cloud.metrics import CONTENT_TYPE, Metrics
+from cloud.metrics import CONTENT_TYPE as METRICS_TYPE
+from cloud.metrics import Metrics
 from cloud.problems import DeviceOfAnotherKey, Problem, excerpt, problem_of
-from cloud.queries import read_query, read_series_query, read_stats_query
+from cloud.queries import (
+    CONTENT_TYPES,
+    read_export_query,
+    read_format,
+    read_query,
+    read_series_query,
+    read_stats_query,
+)
 from cloud.settings import Settings, read_settings
 
 ENDPOINTS = {
@@ -30,7 +39,7 @@ ENDPOINTS = {
     "GET /stats": "totals, by device and by model; since, until, edge_device_id, model_name",
     "GET /series": "the same over time; since, until, bucket_s, edge_device_id, model_name",
     "GET /predictions": "newest first; edge_device_id, model_name, model_version, defect_detected, class, since, until,"
-    " limit, cursor",
+    " limit, cursor; as JSON lines or CSV by Accept or format=jsonl|csv",
     "GET /devices": "every device that ever sent something",
     "GET /devices/{id}/audit": "accepted against stored, number by number",
     "GET /metrics": "for Prometheus",
@@ -82,6 +91,7 @@ def create_app(
     _answer_errors(app)
     _add_log(app, door, limits or Limits(), metrics, now)
     _add_reads(app, door, now)
+    _add_devices(app, door, now)
     _add_operations(app, door, metrics, now)
     return app
 
@@ -166,6 +176,8 @@ def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now:
 
 
 def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
+    exports = Exports()
+
     @app.get("/")
     async def index() -> Response:
         return _json(_encode({"service": "holdfast cloud", "endpoints": ENDPOINTS}))
@@ -182,12 +194,24 @@ def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
 
     @app.get("/predictions")
     async def predictions() -> Response:
-        query = read_query(request.args.to_dict(flat=False))
-        return _json(page_json(await door.ledger.predictions(query)))
+        args = request.args.to_dict(flat=False)
+        accepted = request.accept_mimetypes.best_match([kind.partition(";")[0] for kind in CONTENT_TYPES.values()])
+        form = read_format(args, accepted)
+        if form == "json":
+            return _json(page_json(await door.ledger.predictions(read_query(args))))
+        query, rows_max = read_export_query(args)
+        if request.method == "HEAD":
+            return Response(b"", content_type=CONTENT_TYPES[form])
+        pieces = await exports.start(door.ledger, query, form, rows_max)
+        response = Response(pieces, content_type=CONTENT_TYPES[form], headers={"Vary": "Accept"})
+        response.timeout = None  # As long as there are rows and somebody reads them.
+        return response
 
+
+def _add_devices(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
     @app.get("/devices")
     async def devices() -> Response:
-        return _json(devices_json(await door.ledger.devices()))
+        return _json(devices_json(await door.ledger.devices(), now()))
 
     @app.get("/devices/<path:device_id>/audit")
     async def audit(device_id: str) -> Response:
@@ -216,7 +240,7 @@ def _add_operations(app: QuartTrio, door: _Door, metrics: Metrics, now: Callable
             devices = await door.ledger.devices()
         except (LedgerBusy, LedgerUnavailable):
             devices = None
-        return Response(metrics.exposition(devices, now()), content_type=CONTENT_TYPE)
+        return Response(metrics.exposition(devices, now()), content_type=METRICS_TYPE)
 
 
 def _json(body: bytes) -> Response:

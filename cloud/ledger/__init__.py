@@ -163,14 +163,16 @@ class Tally:
 class Bucket:
     """What the predictions of one stretch of time come to; a mean, maximum or quantile of nothing is None.
 
-    `late` came out of a device's backlog. Lateness runs from capture to arrival, over the predictions of a plausible
-    clock. The quantiles of the inference time are interpolated in a histogram of fixed bounds.
+    `late` came out of a device's backlog; `clock_wrong` have a capture time that can't be right, and are left out of
+    lateness, which runs from capture to arrival. The quantiles of the inference time are interpolated in a histogram of
+    fixed bounds.
     """
 
     start: float
     predictions: int
     defects: int
     late: int
+    clock_wrong: int
     lateness_mean_s: float | None
     lateness_max_s: float | None
     inference_mean_ms: float | None

@@ -93,6 +93,7 @@ class Rollup:
             predictions=self.predictions,
             defects=self.defects,
             late=self.late,
+            clock_wrong=self.predictions - self.lateness_count,
             lateness_mean_s=self.lateness_sum_s / self.lateness_count if self.lateness_count else None,
             lateness_max_s=self.lateness_max_s if self.lateness_count else None,
             inference_mean_ms=self.inference_sum_ms / timed if timed else None,

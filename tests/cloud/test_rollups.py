@@ -84,7 +84,8 @@ def test_quantiles_of_a_camera_are_near_the_exact_ones():
 def test_nothing_has_neither_a_mean_nor_a_quantile():
     bucket = Rollup().bucket(5.0)
     assert attrs.asdict(bucket) == {
-        "start": 5.0, "predictions": 0, "defects": 0, "late": 0, "lateness_mean_s": None, "lateness_max_s": None,
+        "start": 5.0, "predictions": 0, "defects": 0, "late": 0, "clock_wrong": 0,
+        "lateness_mean_s": None, "lateness_max_s": None,
         "inference_mean_ms": None, "inference_p50_ms": None, "inference_p95_ms": None,
     }  # fmt: skip
 

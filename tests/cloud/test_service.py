@@ -29,6 +29,7 @@ async def test_curl_with_device_and_predictions_alone_is_stored_and_found():
         (found,) = (await cloud.get("/predictions"))["predictions"]
         assert found == json.loads(payload()) | {
             "edge_device_id": "cam", "stream_id": None, "received_at": NOON, "late": False,
+            "clock_wrong": False,
         }  # fmt: skip
 
 
@@ -342,6 +343,38 @@ async def test_stats_of_a_stretch_of_time_and_the_same_over_time():
         assert (await cloud.get("/series", since=NOON - 90 * 86_400))["bucket_s"] == 86_400
 
 
+@pytest.mark.parametrize("timestamp", [0, -1e300, NOON - 400 * 86_400, NOON + 2 * 86_400, 1e300])
+async def test_a_capture_time_that_can_not_be_right_is_stored_marked_and_counted(timestamp):
+    async with service() as cloud:
+        answer = (await cloud.post(payload(1, timestamp=timestamp), payload(2))).json()
+        assert (answer["accepted"], answer["rejected"]) == (2, [])
+        found = (await cloud.get("/predictions"))["predictions"]
+        assert {item["seq"]: item["clock_wrong"] for item in found} == {1: True, 2: False}
+        assert (await cloud.get("/stats"))["clock_wrong"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"confidence_scores": [0.5, 1.5]}, "confidence_scores[1]"),
+        ({"detections": [{"class": "x", "confidence": 0.5, "bbox": [0, 0, 1]}]}, "detections[0].bbox"),
+        ({"detections": [{"class": "x", "confidence": 0.5, "bbox": [2, 0, 1, 1]}]}, "detections[0]"),
+        ({"detections": [{"class": "", "confidence": 0.5, "bbox": [0, 0, 1, 1]}]}, "detections[0].class"),
+        ({"detections": [{"class": "x", "confidence": 0.5, "bbox": [0, 0, 1, 1]}] * 2_001}, "detections"),
+        ({"image_id": "x" * 257}, "image_id"),
+        ({"model_version": 1}, "model_version"),
+        ({"defect_detected": "yes"}, "defect_detected"),
+        ({"inference_time_ms": None}, "inference_time_ms"),
+        ({"timestamp": "now"}, "timestamp"),
+    ],
+)
+async def test_a_record_that_does_not_keep_the_contract_is_told_by_the_path_of_its_field(changes, path):
+    async with service() as cloud:
+        (rejected,) = (await cloud.post(payload(1, **changes), payload(2))).json()["rejected"]
+        assert rejected["error"].startswith(f"{path}: ")
+        assert (await cloud.audit())["stored"] == 1
+
+
 async def test_stats_of_an_empty_ledger_are_zero():
     async with service() as cloud:
         assert (await cloud.get("/stats"))["defect_rate"] == 0.0
@@ -439,7 +472,8 @@ async def test_devices_show_when_they_were_seen_and_the_backlog_they_reported():
         await cloud.post(payload(2))
         (device,) = (await cloud.get("/devices"))["devices"]
         assert device == {
-            "edge_device_id": "cam", "first_seen_at": NOON, "last_seen_at": NOON + 60, "last_was_late": False,
+            "edge_device_id": "cam", "state": "live",
+            "first_seen_at": NOON, "last_seen_at": NOON + 60, "last_was_late": False,
             "pending": 120, "total_predictions": 2, "defects_detected": 2, "defect_rate": 1.0,
             "last_hour": {"total_predictions": 2, "defects_detected": 2, "defect_rate": 1.0},
             "last_lateness_s": 58.0, "missing": 0, "unexplained": 0,
