@@ -3,7 +3,8 @@
 import trio
 from trio_util import AsyncValue
 
-from actors.messages import Batch, Knobs, Lane, Stored
+from actors.messages import Batch, Knobs, Lane
+from actors.seqs import Stored, payloads_of
 
 
 async def run(
@@ -31,7 +32,7 @@ async def run(
             held, spare = await _gather(
                 first, stored, size_max=now.batch_size, bytes_max=bytes_max, linger_s=now.batch_timeout_s
             )
-            await batches.send(Batch(records=tuple(held), lane=Lane.LIVE))
+            await batches.send(Batch(payloads_of(held), Lane.LIVE))
 
 
 async def _gather(

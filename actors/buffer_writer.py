@@ -8,11 +8,13 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stored
+from actors.claims import Claims
+from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt
 from actors.ports.chores import perform
 from actors.ports.disk import Disk
 from actors.ports.opening import DiskTrouble
 from actors.ports.store import BufferFull, Store
+from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
 from actors.tail import Tail
 from actors.tasks import Chore, TaskRefused
@@ -71,7 +73,7 @@ class _Desk:
     nudges: trio.MemorySendChannel[None]
     when_full: WhenFull
     tail: Tail = attrs.field(factory=Tail, init=False)
-    in_flight: set[int] = attrs.field(factory=set, init=False)
+    in_flight: Claims = attrs.field(factory=Claims, init=False)
     unsettled: list[Outcome] = attrs.field(factory=list, init=False)
     """Outcomes that the disk has not taken yet; no more than what was in flight when it stopped taking any."""
     settling: trio.Lock = attrs.field(factory=trio.Lock, init=False)
@@ -163,13 +165,14 @@ class _Desk:
 
     def hand_on(self, records: Sequence[Stored]) -> None:
         """Pass predictions to the live lane, never waiting for it: what does not fit is the backlog's."""
-        for record in records:
-            try:
+        passed_on = 0
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            for record in records:
                 self.stored.send_nowait(record)
-            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-                self.nudge()
-                return
-            self.in_flight.add(record.seq)
+                passed_on += 1
+        self.in_flight.take(seqs_of([record.seq for record in records[:passed_on]]))
+        if passed_on < len(records):
+            self.nudge()
 
     # --- outcomes and pages
 
@@ -192,11 +195,11 @@ class _Desk:
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the outcomes down, now or when the disk takes them; until then their numbers stay in flight."""
         for outcome in outcomes:
-            handles = [seq for seq in outcome.seqs if seq < 0]
+            handles = Seqs(span for span in outcome.seqs.spans if span[0] < 0)
             if outcome.fate is not Fate.RELEASED:
                 self.tail.forget(handles)
-            self.in_flight.difference_update(handles)
-            numbers = tuple(seq for seq in outcome.seqs if seq > 0)
+            self.in_flight.give_back(handles)
+            numbers = Seqs(span for span in outcome.seqs.spans if span[0] > 0)
             if numbers or outcome.losses:
                 self.unsettled.append(attrs.evolve(outcome, seqs=numbers))
         try:
@@ -212,12 +215,16 @@ class _Desk:
         async with self.settling:
             while self.unsettled:
                 told = list(self.unsettled)
-                await self.disk.do(lambda store, told=told: store.settle(told))  # type: ignore[misc]
+                await self.write(together(told))
                 del self.unsettled[: len(told)]
                 for outcome in told:
-                    self.in_flight.difference_update(outcome.seqs)
+                    self.in_flight.give_back(outcome.seqs)
                 if any(outcome.fate is Fate.RELEASED for outcome in told):
                     self.nudge()
+
+    async def write(self, outcomes: Sequence[Outcome]) -> None:
+        """`Store.settle` in the disk's lane."""
+        await self.disk.do(lambda store: store.settle(outcomes))
 
     async def turn_page(self, request: PageRequest) -> None:
         """Answer with the next pending predictions that are not in flight, and claim them for the asker."""
@@ -228,11 +235,12 @@ class _Desk:
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
             idle = list(self.tail.idle(self.in_flight).items())[: request.records_max]
-            page = Page(tuple(Stored(handle, entry.body) for handle, entry in idle), after, exhausted=True)
+            page = Page([Stored(handle, entry.body) for handle, entry in idle], after, exhausted=True)
         else:
-            free = tuple(record for record in found if record.seq not in self.in_flight)
-            page = Page(free, found[-1].seq if found else after, exhausted=not found, losses=tuple(losses))
-        self.in_flight.update(record.seq for record in page.records)
+            free, cursor = self.in_flight.free(found.seqs), found.seqs[-1] if found else after
+            records = found if free is found.seqs else [record for record in found if record.seq not in self.in_flight]
+            page = Page(records, cursor, exhausted=not found, losses=tuple(losses))
+        self.in_flight.take(page.records.seqs)
         request.reply.put(page)
 
     async def do_chore(self, chore: Chore) -> None:
@@ -275,12 +283,13 @@ class _Desk:
         idle = self.tail.idle(self.in_flight)
         if not idle:
             return
-        self.in_flight.update(idle)
+        handles = seqs_of(idle)
+        self.in_flight.take(handles)
         try:
             records = await self.disk.do(lambda store: store.accept(list(idle.values())))
             self.tail.forget(idle)
         finally:
-            self.in_flight.difference_update(idle)
+            self.in_flight.give_back(handles)
         log.info("memory_saved", predictions=len(records))
         self.hand_on(records)
 
@@ -358,3 +367,16 @@ async def gather(
                 break
             count += len(group[-1].entries)
     return group
+
+
+def together(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The same outcomes, the confirmations among them as one: a transaction each costs more than what it says."""
+    sent = [outcome for outcome in outcomes if outcome.fate is Fate.SENT]
+    if len(sent) < 2:
+        return list(outcomes)
+    spans = Seqs(span for outcome in sent for span in outcome.seqs.spans)
+    losses = tuple(loss for outcome in sent for loss in outcome.losses)
+    return [
+        Outcome(Fate.SENT, spans, losses=losses),
+        *(outcome for outcome in outcomes if outcome.fate is not Fate.SENT),
+    ]

@@ -1,4 +1,4 @@
-"""What crosses a channel: frozen, small, named for what happened. Imports nothing of ours but the wire contract.
+"""What crosses a channel: frozen, small, named for what happened. Imports of ours only numbers and the wire contract.
 
 The map of who sends what to whom stands in `actors/__init__.py`.
 """
@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 import trio
 
+from actors.seqs import Payloads, Seqs, payloads_of, seqs_of
 from cloud.wire import Detection, Loss
 
 T = TypeVar("T")
@@ -81,17 +82,6 @@ class Accept:
     reply: Reply[tuple[Receipt, ...]] | None = None
 
 
-@attrs.frozen
-class Stored:
-    """buffer_writer -> batcher: a durable prediction; `payload` is byte for byte what goes on the wire.
-
-    A `seq` below zero is the handle of one that only memory holds (`tail.py`): its payload carries no number.
-    """
-
-    seq: int
-    payload: bytes
-
-
 # --- towards the cloud
 
 
@@ -141,7 +131,7 @@ class Delivery:
 class Batch:
     """batcher, recovery -> uplink: what one POST carries. `reply` is asked for by recovery alone."""
 
-    records: tuple[Stored, ...]
+    records: Payloads = attrs.field(converter=payloads_of)
     lane: Lane
     losses: tuple[Loss, ...] = ()
     reply: Reply[Delivery] | None = None
@@ -156,7 +146,7 @@ class Outcome:
     """
 
     fate: Fate
-    seqs: tuple[int, ...]
+    seqs: Seqs = attrs.field(converter=seqs_of)
     error: str | None = None
     losses: tuple[Loss, ...] = ()
 
@@ -169,7 +159,7 @@ class Page:
     nothing pending lies beyond `cursor`.
     """
 
-    records: tuple[Stored, ...]
+    records: Payloads = attrs.field(converter=payloads_of)
     cursor: int
     exhausted: bool
     losses: tuple[Loss, ...] = ()

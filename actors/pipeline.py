@@ -20,7 +20,6 @@ from actors.messages import (
     AlertChange,
     Batch,
     Report,
-    Stored,
 )
 from actors.ports.annotate import Annotator
 from actors.ports.client import CloudClient
@@ -30,6 +29,7 @@ from actors.ports.frames import Source
 from actors.ports.lane import RunSync, leaving_lane, thread_lane
 from actors.ports.opening import new_stream_id
 from actors.ports.replay import Recovered
+from actors.seqs import Stored
 from actors.settings import Settings
 from actors.status import Cells
 from cloud.wire import BATCH_BYTES_MAX

@@ -186,7 +186,7 @@ class _Recovery:
     async def _release(self, page: Page) -> None:
         """Give back what was claimed and can't go; nothing was tried, so nothing is written down."""
         if page.records:
-            await self.requests.send(Outcome(Fate.RELEASED, tuple(record.seq for record in page.records)))
+            await self.requests.send(Outcome(Fate.RELEASED, page.records.seqs))
 
     async def _launch(self, page: Page, walk: _Walk) -> Reply[Delivery]:
         """Hand a page to the uplink."""

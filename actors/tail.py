@@ -1,11 +1,12 @@
 """The tail: what is kept in memory while the disk takes nothing at all, bounded, and without a number."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import islice
 
 import attrs
 
-from actors.messages import Entry, Stored
+from actors.messages import Entry
+from actors.seqs import Stored
 
 TAIL_MAX = 5_000
 """Predictions that memory holds for a dead disk: a few megabytes of the usual ones."""
@@ -44,11 +45,11 @@ class Tail:
             del self.entries[handle]
         return len(oldest)
 
-    def forget(self, handles: Collection[int]) -> None:
+    def forget(self, handles: Iterable[int]) -> None:
         """The cloud has them, or refused them, or they are on the disk now."""
         for handle in handles:
             self.entries.pop(handle, None)
 
-    def idle(self, in_flight: Collection[int]) -> dict[int, Entry]:
+    def idle(self, in_flight: Container[int]) -> dict[int, Entry]:
         """Those that no lane has in its hands."""
         return {handle: entry for handle, entry in self.entries.items() if handle not in in_flight}

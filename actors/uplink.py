@@ -22,12 +22,12 @@ from actors.messages import (
     Outcome,
     Report,
     Sign,
-    Stored,
     Traffic,
     Trouble,
 )
 from actors.pacing import IN_FLIGHT_MAX
 from actors.ports.client import CloudClient, Unreachable
+from actors.seqs import Payloads
 from actors.verdict import Piece, Room, Sense, Settlement, Verdict, judge, no_answer, settle
 from cloud.wire import Loss, frame_batch
 
@@ -164,7 +164,7 @@ class _Uplink:
 
     # --- both
 
-    async def _offer(self, records: Sequence[Stored], losses: Sequence[Loss], lane: Lane) -> Settlement:
+    async def _offer(self, records: Payloads, losses: Sequence[Loss], lane: Lane) -> Settlement:
         """Take a batch through the cloud, in as many pieces as it asks for, and tell what is settled."""
         steps = settle(records, losses, self.room)
         try:
@@ -181,7 +181,7 @@ class _Uplink:
         body = frame_batch(
             self.device_id,
             self.books.value.stream_id,
-            [record.payload for record in piece.records],
+            piece.records.body,
             sent_at=self.now(),
             pending=self.books.value.pending,
             late=lane is Lane.BACKLOG,
@@ -216,18 +216,18 @@ class _Uplink:
         """Pass on what is settled: one outcome for the sent, one for each error that the cloud gave."""
         self._count(sent=len(settlement.sent), duplicates=settlement.duplicates, rejected=len(settlement.refused))
         if settlement.conflicts:
-            log.error("conflicts", count=settlement.conflicts, seqs=(min(settlement.sent), max(settlement.sent)))
+            log.error("conflicts", count=settlement.conflicts, seqs=(settlement.sent[0], settlement.sent[-1]))
         if settlement.sent or settlement.losses:
-            await self.outcomes.send(Outcome(Fate.SENT, tuple(settlement.sent), losses=tuple(settlement.losses)))
+            await self.outcomes.send(Outcome(Fate.SENT, settlement.sent, losses=tuple(settlement.losses)))
         for error, seqs in _by_error(settlement.refused).items():
             log.error("quarantined", count=len(seqs), first_seq=seqs[0], error=error)
-            await self.outcomes.send(Outcome(Fate.QUARANTINED, tuple(seqs), error=error))
+            await self.outcomes.send(Outcome(Fate.QUARANTINED, seqs, error=error))
 
-    async def _release(self, records: Sequence[Stored], error: str | None) -> None:
+    async def _release(self, records: Payloads, error: str | None) -> None:
         """Give predictions back to the backlog; an `error` is written down with them."""
         if records:
             self._count(released=len(records))
-            await self.outcomes.send(Outcome(Fate.RELEASED, tuple(record.seq for record in records), error=error))
+            await self.outcomes.send(Outcome(Fate.RELEASED, records.seqs, error=error))
 
     def _count(self, **more: int) -> None:
         seen = self.traffic.value

@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import attrs
 
-from actors.messages import Sign, Stored
+from actors.messages import Sign
+from actors.seqs import NO_SEQS, Payloads, Seqs, Stored, payloads_of, seqs_of
 from cloud import wire
 
 RETRY_AFTER_MAX_S = 300.0
@@ -151,7 +152,7 @@ def _excerpt(body: bytes) -> str:
 class Piece:
     """What one POST carries of a batch."""
 
-    records: tuple[Stored, ...]
+    records: Payloads = attrs.field(converter=payloads_of)
     losses: tuple[wire.Loss, ...] = ()
     doubted: bool = False
     """Known to hold a bad record if the piece before it turns out good."""
@@ -159,7 +160,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Bytes of payload."""
-        return sum([len(record.payload) for record in self.records])
+        return self.records.size
 
 
 @attrs.define
@@ -180,10 +181,10 @@ class Room:
 class Settlement:
     """What became of a batch: each of its predictions is in exactly one of `sent`, `refused` and `left`."""
 
-    sent: list[int] = attrs.field(factory=list)
+    sent: Seqs = NO_SEQS
     refused: list[tuple[int, str]] = attrs.field(factory=list)
     """Numbers that the cloud will never take, each with its error."""
-    left: tuple[Stored, ...] = ()
+    left: Payloads = attrs.field(factory=Payloads)
     left_error: str | None = None
     """Why, where it counts as a failed try; being busy or refused is not the predictions' fault."""
     losses: list[wire.Loss] = attrs.field(factory=list)
@@ -196,7 +197,7 @@ class Settlement:
     """The verdict that stopped it; None if every record was offered."""
 
 
-def settle(records: Sequence[Stored], losses: Sequence[wire.Loss], room: Room) -> Generator[Piece, Verdict, Settlement]:
+def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Generator[Piece, Verdict, Settlement]:
     """Yields pieces to POST, takes the verdict on each, returns what became of the whole.
 
     The usual batch is one piece. After 413 it goes on in halves. After 400 or 422 a binary search finds the bad
@@ -229,7 +230,8 @@ def settle(records: Sequence[Stored], losses: Sequence[wire.Loss], room: Room) -
                     done.left_error = verdict.reason
                 break
     rest = todo[::-1]
-    done.left += tuple(record for piece in rest for record in piece.records)
+    for piece in rest:
+        done.left += piece.records
     done.losses_left += tuple(loss for piece in rest for loss in piece.losses)
     return done
 
@@ -238,8 +240,9 @@ def _take(done: Settlement, piece: Piece, verdict: Verdict) -> None:
     """Enter a piece that the cloud took: its rejected records are refused, the others sent."""
     assert verdict.answer is not None
     rejected = {rejection.index: rejection.error for rejection in verdict.answer.rejected}
-    done.sent += [record.seq for index, record in enumerate(piece.records) if index not in rejected]
-    done.refused += [(piece.records[index].seq, rejected[index][:REASON_CHARS_MAX]) for index in sorted(rejected)]
+    seqs = piece.records.seqs
+    done.sent += seqs_of([seq for index, seq in enumerate(seqs) if index not in rejected]) if rejected else seqs
+    done.refused += [(seqs[index], rejected[index][:REASON_CHARS_MAX]) for index in sorted(rejected)]
     done.losses += piece.losses
     done.duplicates += verdict.answer.duplicates
     done.conflicts += verdict.answer.conflicts
@@ -254,7 +257,7 @@ def _part(done: Settlement, todo: list[Piece], piece: Piece, verdict: Verdict, p
     elif not piece.records:
         done.losses_left += piece.losses
     elif verdict.ours:
-        done.refused.append((piece.records[0].seq, verdict.reason))
+        done.refused.append((piece.records.seqs[0], verdict.reason))
     else:
         done.left += piece.records  # a proxy's word on its own limit ends no prediction's life
         done.left_error = verdict.reason
@@ -294,9 +297,9 @@ def _fits(piece: Piece, room: Room) -> bool:
     )
 
 
-def _to_fit(records: Sequence[Stored], losses: Sequence[wire.Loss], room: Room) -> list[Piece]:
+def _to_fit(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> list[Piece]:
     """The batch in pieces that the cloud is thought to take, as a stack: the first one last."""
-    whole = Piece(tuple(records), tuple(losses))
+    whole = Piece(records, tuple(losses))
     if _fits(whole, room):
         return [whole] if records or losses else []
     groups: list[list[Stored]] = []
@@ -308,5 +311,5 @@ def _to_fit(records: Sequence[Stored], losses: Sequence[wire.Loss], room: Room) 
             size = len(record.payload)
         groups[-1].append(record)
     ranges = [tuple(losses[start : start + wire.LOSSES_MAX]) for start in range(0, len(losses), wire.LOSSES_MAX)]
-    pieces = (Piece(tuple(group), taken) for group, taken in itertools.zip_longest(groups, ranges, fillvalue=()))
+    pieces = (Piece(group, taken) for group, taken in itertools.zip_longest(groups, ranges, fillvalue=()))
     return list(pieces)[::-1]

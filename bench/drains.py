@@ -21,7 +21,7 @@ from bench.backlog import memory_mib
 from bench.load import entries, predictions
 from bench.peers import Naive
 from bench.table import percentile
-from cloud.wire import compress, frame_batch, number_payload
+from cloud.wire import compress, frame_batch, join_payloads, number_payload
 
 LIVE_EVERY_S = 0.02
 LIVE_MISSED_S = 5.0
@@ -174,7 +174,12 @@ def plain_client(endpoint: str, count: int, size: int, in_flight: int) -> dict[s
     """What the cloud takes: bodies framed and compressed beforehand, each connection as fast as it is answered."""
     payloads = [number_payload(seq, entry.body) for seq, entry in enumerate(entries(list(predictions(count))), 1)]
     bodies = [
-        compress(frame_batch("bench", "plain", payloads[at : at + size], sent_at=1.79e9, pending=0, late=True), "zstd")
+        compress(
+            frame_batch(
+                "bench", "plain", join_payloads(payloads[at : at + size]), sent_at=1.79e9, pending=0, late=True
+            ),
+            "zstd",
+        )
         for at in range(0, count, size)
     ]
     del payloads
@@ -206,7 +211,11 @@ def bytes_on_the_wire(size: int, count: int) -> dict[str, float]:
     payloads = [number_payload(seq, entry.body) for seq, entry in enumerate(entries(list(predictions(count))), 1)]
     bodies = [
         frame_batch(
-            "factory-camera-01", "01JD0000000000000000000000", payloads[at : at + size], sent_at=1.79e9, pending=0
+            "factory-camera-01",
+            "01JD0000000000000000000000",
+            join_payloads(payloads[at : at + size]),
+            sent_at=1.79e9,
+            pending=0,
         )
         for at in range(0, count, size)
     ]

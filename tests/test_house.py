@@ -31,6 +31,8 @@ WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py", "acto
 SHARED = (
     "messages",
     "tasks",
+    "seqs",
+    "claims",
     "settings",
     "loading",
     "values",
@@ -116,7 +118,7 @@ def actors_never_import_each_other(page: Page) -> Complaints:
 
 def messages_import_only_the_wire(page: Page) -> Complaints:
     if page.path == "actors/messages.py":
-        yield from (name for name in page.imports if within(name, "actors"))
+        yield from (name for name in page.imports if within(name, "actors") and not within(name, "actors.seqs"))
 
 
 def only_ports_touch_the_world(page: Page) -> Complaints:
@@ -126,7 +128,7 @@ def only_ports_touch_the_world(page: Page) -> Complaints:
 
 def ports_never_import_actors(page: Page) -> Complaints:
     if page.is_in("actors/ports"):
-        rooms = ("messages", "tasks", "settings", "values", "status", "ports")
+        rooms = ("messages", "seqs", "tasks", "settings", "values", "status", "ports")
         allowed = tuple(f"actors.{room}" for room in rooms)
         yield from (name for name in page.imports if within(name, "actors") and not within(name, *allowed))
 

@@ -16,10 +16,11 @@ import attrs
 import google_crc32c
 import sqlite_utils
 
-from actors.messages import Stored
+from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
 from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
+from actors.seqs import Payloads, Seqs
 from actors.tasks import Done
 from cloud.wire import Loss
 
@@ -169,7 +170,7 @@ class Buffer:
             )
         return added
 
-    def mark_sent(self, seqs: Sequence[int], now: float) -> int:
+    def mark_sent(self, seqs: Seqs, now: float) -> int:
         """Pending (or quarantined and tried again) rows are confirmed; says how many."""
         if not seqs:
             return 0
@@ -180,12 +181,12 @@ class Buffer:
                     " WHERE id BETWEEN ? AND ? AND status = 'pending'",
                     (now, first, last),
                 ).rowcount
-                for first, last in ranges(seqs)
+                for first, last in seqs.spans
             )
             connection.execute("UPDATE buffer_metadata SET total_sent = total_sent + ?", (marked,))
         return marked
 
-    def mark_failed(self, seqs: Sequence[int], error: str) -> int:
+    def mark_failed(self, seqs: Seqs, error: str) -> int:
         """Pending rows go to quarantine with the cloud's error; says how many."""
         if not seqs:
             return 0
@@ -196,38 +197,27 @@ class Buffer:
                     " WHERE id BETWEEN ? AND ? AND status = 'pending'",
                     (error, first, last),
                 ).rowcount
-                for first, last in ranges(seqs)
+                for first, last in seqs.spans
             )
             connection.execute("UPDATE buffer_metadata SET total_failed = total_failed + ?", (marked,))
         return marked
 
-    def mark_retried(self, seqs: Sequence[int], error: str) -> None:
+    def mark_retried(self, seqs: Seqs, error: str) -> None:
         """An attempt failed; the rows stay pending."""
         if not seqs:
             return
         with self._transaction() as connection:
-            for first, last in ranges(seqs):
+            for first, last in seqs.spans:
                 connection.execute(
                     "UPDATE prediction_buffer SET retry_count = retry_count + 1, last_error = ?"
                     " WHERE id BETWEEN ? AND ? AND status = 'pending'",
                     (error, first, last),
                 )
 
-    def pending(self, after: int, records_max: int, bytes_max: int) -> list[Stored]:
-        """Pending predictions with numbers above `after`, oldest first; at least one if there is any."""
-        page: list[Stored] = []
-        size = 0
+    def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
+        """A page of pending predictions (`pages.py`); empty if there is none."""
         with named_errors():
-            for seq, payload in self._connection.execute(
-                "SELECT id, CAST(prediction_data AS BLOB) FROM prediction_buffer"
-                " WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?",
-                (after, min(records_max, PAGE_RECORDS_MAX)),
-            ):
-                size += len(payload)
-                if page and size > bytes_max:
-                    break
-                page.append(Stored(seq, payload))
-        return page
+            return read_page(self._connection, after, min(records_max, PAGE_RECORDS_MAX), bytes_max, newest=newest)
 
     def evict(self, count: int, reason: str, now: float) -> int:
         """Drop the oldest pending rows and leave a tombstone for their numbers, in one transaction."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import attrs
 
 from actors.ports.rows import Row
+from actors.seqs import Seqs, seqs_of
 
 
 @attrs.define
@@ -23,11 +24,11 @@ class Held:
             self.since = rows[0].buffered_at
         self.rows.update([(row.seq, row) for row in rows])
 
-    def apart(self, seqs: Sequence[int]) -> tuple[Sequence[int], list[Row]]:
+    def apart(self, seqs: Seqs) -> tuple[Seqs, list[Row]]:
         """The numbers that are in SQLite, and the pending rows that are not yet."""
-        if not self.rows:
+        if not self.rows or all(last < min(self.rows) for _, last in seqs.spans):
             return seqs, []
-        written = [seq for seq in seqs if seq not in self.rows]
+        written = seqs_of(seq for seq in seqs if seq not in self.rows)
         return written, [row for seq in seqs if (row := self.rows.get(seq)) and row.status == "pending"]
 
     def oldest_pending_at(self) -> float | None:

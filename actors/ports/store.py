@@ -15,7 +15,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 
-from actors.messages import Books, Entry, Fate, Outcome, Stored
+from actors.messages import Books, Entry, Fate, Outcome
 from actors.ports.aside import Aside
 from actors.ports.buffer import Buffer
 from actors.ports.held import Held
@@ -25,6 +25,7 @@ from actors.ports.replay import Recovered, replay, rows_of
 from actors.ports.reserve import Reserve
 from actors.ports.rows import Row
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
+from actors.seqs import Payloads, Stored
 from actors.tasks import Done
 from cloud.wire import LOSSES_MAX, Loss, number_payload
 
@@ -176,13 +177,14 @@ class Store:
 
     # --- deliver
 
-    def pending(self, after: int, records_max: int, bytes_max: int) -> list[Stored]:
-        """A page of the backlog, oldest first. `DiskTrouble`."""
+    def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
+        """A page of the backlog: the oldest above `after`, or the newest below it (0: from the end). `DiskTrouble`."""
         try:
-            page = self._buffer.pending(after, records_max, bytes_max)
-            if not page and self._held:
+            if newest and not after:
                 self._flush()
-                page = self._buffer.pending(after, records_max, bytes_max)
+            if not (page := self._buffer.pending(after, records_max, bytes_max, newest=newest)) and self._held:
+                self._flush()
+                page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
         except BufferUnwritable as exc:
             raise DiskTrouble(str(exc)) from exc
         return page

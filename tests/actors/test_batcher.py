@@ -5,7 +5,8 @@ import trio
 from trio_util import AsyncValue
 
 from actors import batcher
-from actors.messages import Knobs, Lane, Stored
+from actors.messages import Knobs, Lane
+from actors.seqs import Stored
 
 
 def stored(seq, size=10):

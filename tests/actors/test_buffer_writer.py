@@ -11,10 +11,11 @@ from trio.testing import wait_all_tasks_blocked
 from trio_util import AsyncValue
 
 from actors import buffer_writer
-from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Reply, Stored
+from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Reply
 from actors.ports.disk import Disk
 from actors.ports.opening import DiskTrouble, StoreOptions
 from actors.ports.store import Store
+from actors.seqs import Stored
 from actors.settings import WhenFull
 from actors.tail import TAIL_MAX
 

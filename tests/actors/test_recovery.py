@@ -21,9 +21,9 @@ from actors.messages import (
     Outcome,
     Page,
     PageRequest,
-    Stored,
     Trouble,
 )
+from actors.seqs import Stored
 from cloud.wire import BATCH_BYTES_MAX, Loss
 
 SEED = 4711

@@ -26,12 +26,12 @@ from actors.messages import (
     Reply,
     Report,
     Sign,
-    Stored,
     Traffic,
     Trouble,
 )
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.lane import run_inline
+from actors.seqs import Stored
 from cloud import wire
 from tests.network import Network
 

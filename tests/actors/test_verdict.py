@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.messages import Sign, Stored
+from actors.messages import Sign
+from actors.seqs import Stored, payloads_of
 from actors.verdict import MARK, RETRY_AFTER_MAX_S, Room, Sense, Verdict, judge, judge_probe, no_answer, settle
 from cloud import wire
 
@@ -186,7 +187,7 @@ class Cloud:
 
 
 def run(cloud, batch, losses=(), room=None):
-    steps = settle(batch, losses, room or Room())
+    steps = settle(payloads_of(batch), losses, room or Room())
     try:
         piece = next(steps)
         while True:

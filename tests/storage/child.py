@@ -22,11 +22,12 @@ import attrs
 import google_crc32c
 import msgspec
 
-from actors.messages import Entry, Fate, Outcome, Stored
+from actors.messages import Entry, Fate, Outcome
 from actors.ports import store as store_room
 from actors.ports.journal import Journal
 from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker
 from actors.ports.store import BufferFull, Store
+from actors.seqs import Stored
 
 DEVICE = "cam-1"
 STREAM = "stream-1"
