@@ -230,14 +230,17 @@ class _Desk:
         """Answer with the next pending predictions that are not in flight, and claim them for the asker."""
         after = request.after
         try:
-            found = await self.disk.do(lambda store: store.pending(after, request.records_max, request.bytes_max))
+            found = await self.disk.do(
+                lambda store: store.pending(after, request.records_max, request.bytes_max, newest=request.newest)
+            )
             losses = await self.disk.do(Store.losses) if after == 0 else []
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
             idle = list(self.tail.idle(self.in_flight).items())[: request.records_max]
             page = Page([Stored(handle, entry.body) for handle, entry in idle], after, exhausted=True)
         else:
-            free, cursor = self.in_flight.free(found.seqs), found.seqs[-1] if found else after
+            free = self.in_flight.free(found.seqs)
+            cursor = found.seqs[0 if request.newest else -1] if found else after
             records = found if free is found.seqs else [record for record in found if record.seq not in self.in_flight]
             page = Page(records, cursor, exhausted=not found, losses=tuple(losses))
         self.in_flight.take(page.records.seqs)

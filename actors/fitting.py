@@ -18,7 +18,7 @@ from actors.ports.opening import DiskTrouble, StoreOptions, cursor_folder
 from actors.ports.store import Store
 from actors.ports.webhook import Webhook
 from actors.readiness import STUCK_S, Bounds
-from actors.settings import Settings
+from actors.settings import RecoveryOrder, Settings
 
 log = structlog.get_logger()
 
@@ -31,6 +31,7 @@ def knobs(settings: Settings) -> Knobs:
         retries_max=settings.max_retries,
         retry_multiplier=settings.retry_backoff_multiplier,
         records_per_s_max=settings.recovery_max_per_second,
+        newest_first=settings.recovery_order is RecoveryOrder.NEWEST,
     )
 
 

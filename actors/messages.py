@@ -167,12 +167,13 @@ class Page:
 
 @attrs.frozen
 class PageRequest:
-    """recovery -> buffer_writer: pending predictions with numbers above `after`, oldest first."""
+    """recovery -> buffer_writer: the oldest pending predictions above `after`, or the newest below it (0: all)."""
 
     after: int
     records_max: int
     bytes_max: int
     reply: Reply[Page]
+    newest: bool = False
 
 
 # --- the link
@@ -236,6 +237,8 @@ class Knobs:
     retry_multiplier: float = 2.0
     records_per_s_max: float | None = None
     """The fastest that a backlog is sent, in predictions a second; None: as fast as the cloud takes it."""
+    newest_first: bool = False
+    """The order in which a backlog is sent."""
 
 
 # --- what actors show of themselves (state cells, read by the monitor)

@@ -12,8 +12,11 @@ IN_FLIGHT_MAX = 8
 LATENCY_FREE_S = 0.02
 """Answers as fast as this say nothing of load, however they compare with the best. Much more, and a live batch
 would feel the backlog's requests in front of it."""
-LATENCY_GROWTH_MAX = 2.0
-"""An answer that took this many times the best says that the cloud is queueing."""
+QUEUED_MIN, QUEUED_MAX = 0.75, 1.25
+"""How many of our POSTs may wait in the cloud's queue: about one keeps a cloud busy that works on one after the other,
+and more would only be in the way of the live ones."""
+BEST_FORGOTTEN = 1.01
+"""The best time grows so much an answer: a way that became longer is no queue."""
 
 
 @attrs.frozen
@@ -27,7 +30,12 @@ class Pace:
     best_s: float = math.inf
     """The quickest answer seen at this batch size."""
     generation: int = 0
-    """Grows with each halving, so that one overload, told by eight answers, halves once."""
+    """Grows with each step back, so that one overload, told by eight answers, is heeded once."""
+
+    @property
+    def growing(self) -> bool:
+        """Whether batches may still become larger."""
+        return self.batch_size < BATCH_RECORDS_MAX
 
 
 def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
@@ -45,13 +53,17 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
 
 
 def _faster(pace: Pace, seconds: float) -> Pace:
-    best_s = min(pace.best_s, seconds)
-    if seconds > max(LATENCY_FREE_S, best_s * LATENCY_GROWTH_MAX):
-        return attrs.evolve(pace, in_flight=max(1, pace.in_flight - 1), best_s=best_s)
-    if pace.batch_size < BATCH_RECORDS_MAX:
+    """By TCP Vegas: of n requests under way, n * (1 - best time / time) wait in a queue (Brakmo and Peterson, 1995)."""
+    best_s = min(pace.best_s * BEST_FORGOTTEN, seconds)
+    queued = pace.in_flight * (1 - best_s / seconds) if seconds > LATENCY_FREE_S else 0.0
+    if queued > QUEUED_MAX and pace.in_flight > 1:
+        return attrs.evolve(pace, in_flight=pace.in_flight - 1, best_s=best_s, generation=pace.generation + 1)
+    if pace.growing:
         # Another size has another best time.
         return attrs.evolve(pace, batch_size=min(pace.batch_size * 2, BATCH_RECORDS_MAX), best_s=math.inf)
-    return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX), best_s=best_s)
+    if queued < QUEUED_MIN:
+        return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX), best_s=best_s)
+    return attrs.evolve(pace, best_s=best_s)
 
 
 def _slower(pace: Pace) -> Pace:

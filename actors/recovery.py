@@ -1,4 +1,4 @@
-"""Bring the backlog home once the link is there: page by page, oldest first, at a pace that the cloud can bear."""
+"""Bring the backlog home once the link is there: page by page, in order, at a pace that the cloud can bear."""
 
 import random
 from functools import partial
@@ -48,8 +48,9 @@ async def run(
     """Drain the backlog after every nudge and every time the link comes back, until `nudges` end.
 
     A drain begins after a random pause of up to `start_jitter_s`, and passes over the pending predictions, oldest
-    first, until a whole pass finds none. It stops when a delivery fails. At the end of `nudges` no more pages are
-    asked for; what is under way is waited for, what is claimed but not under way is released.
+    (or, by the knobs, newest) first, until a whole pass finds none. It stops when a delivery fails. At the end of
+    `nudges` no more pages are asked for; what is under way is waited for, what is claimed but not under way is
+    released.
     """
     with nudges, requests, backlog:
         recovery = _Recovery(
@@ -157,21 +158,27 @@ class _Recovery:
         async with trio.open_nursery() as nursery:
             while await self._turn(walk):
                 page = await self._ask(cursor)
+                # The next page is read while those before it are under way.
+                await walk.flying.wait_value(self._has_room)
                 if not self._may_go(walk):
                     await self._release(page)
                     break
                 if page.records or page.losses:
                     nursery.start_soon(self._land, await self._launch(page, walk), walk, self.pace.generation)
-                if page.exhausted or page.cursor <= cursor:
+                if page.exhausted or page.cursor == cursor:
                     break
                 cursor = page.cursor
         return walk
 
     async def _turn(self, walk: _Walk) -> bool:
-        """Wait until another batch may be under way; False if this pass is over."""
-        await walk.flying.wait_value(lambda flying: flying < self.pace.in_flight)
+        """Wait until another page may be asked for; False if this pass is over. While pages grow, each is measured."""
+        if self.pace.growing:
+            await walk.flying.wait_value(self._has_room)
         await self._pause_until(self.due_at)
         return self._may_go(walk)
+
+    def _has_room(self, flying: int) -> bool:
+        return flying < self.pace.in_flight
 
     def _may_go(self, walk: _Walk) -> bool:
         halted = walk.trouble in (Trouble.BUSY, Trouble.FAILED)
@@ -179,8 +186,9 @@ class _Recovery:
 
     async def _ask(self, after: int) -> Page:
         reply = Reply[Page]()
-        records_max = page_size(self.pace, self.knobs.value.records_per_s_max)
-        await self.requests.send(PageRequest(after, records_max, BATCH_BYTES_MAX, reply))
+        knobs = self.knobs.value
+        records_max = page_size(self.pace, knobs.records_per_s_max)
+        await self.requests.send(PageRequest(after, records_max, BATCH_BYTES_MAX, reply, newest=knobs.newest_first))
         return await reply.wait()
 
     async def _release(self, page: Page) -> None:

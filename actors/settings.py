@@ -61,6 +61,15 @@ class DetectorKind(enum.Enum):
     """`.onnx` files only. Some 150 MB of packages, 100 MB of memory; the same boxes."""
 
 
+class RecoveryOrder(enum.Enum):
+    """In which order a backlog is sent."""
+
+    OLDEST = "oldest"
+    """As it came: the cloud's picture of the past fills from its beginning."""
+    NEWEST = "newest"
+    """Latest first: whoever looks after an outage sees the present at once, and the past behind it."""
+
+
 class LogLevel(enum.Enum):
     """What is logged: this, and all that is worse."""
 
@@ -160,6 +169,9 @@ class Settings:
         None,
         "predictions per second",
         "The fastest that a backlog is sent; 'none' leaves it to what the cloud takes.",
+    )
+    recovery_order: RecoveryOrder = _setting(
+        values.choice(RecoveryOrder), RecoveryOrder.OLDEST, "", "Whether a backlog is sent oldest or newest first."
     )
     connectivity_interval_seconds: float = _setting(
         _SECONDS, 30.0, "seconds", "How often the link is probed when nothing else tells whether it is up."
@@ -269,6 +281,7 @@ LIVE = frozenset(
         "max_retries",
         "retry_backoff_multiplier",
         "recovery_max_per_second",
+        "recovery_order",
         "cloud_logging_api_key",
         "cloud_logging_api_key_file",
         "model_path",

@@ -192,7 +192,14 @@ class _Uplink:
         except Unreachable as exc:
             verdict = no_answer(exc.reason)
         else:
-            verdict = judge(answer.status, answer.headers, answer.body, records=len(piece.records), now=self.now())
+            verdict = judge(
+                answer.status,
+                answer.headers,
+                answer.body,
+                records=len(piece.records),
+                now=self.now(),
+                empty=not (piece.records or piece.losses),
+            )
         self._count(posts=1, bytes_sent=len(body))
         if verdict.sense is Sense.BUSY:
             self.busy_until = max(self.busy_until, trio.current_time() + verdict.retry_after_s)

@@ -15,6 +15,7 @@ RETRY_AFTER_MAX_S = 300.0
 """The cloud may ask for more; we come back after this."""
 RETRY_AFTER_DEFAULT_S = 5.0
 REASON_CHARS_MAX = 300
+ENVELOPE_AT_FAULT = "the cloud refuses even an empty batch: its version and ours may not fit together"
 MARK = "holdfast-wire"
 """The header that our cloud sets on every answer."""
 
@@ -53,8 +54,13 @@ def no_answer(reason: str) -> Verdict:
     return Verdict(Sense.FAILED, reason)
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, *, records: int, now: float) -> Verdict:
-    """The verdict on an answer to `records` predictions; `now` (seconds since 1970) is for dates in Retry-After."""
+def judge(
+    status: int, headers: Mapping[str, str], body: bytes, *, records: int, now: float, empty: bool = False
+) -> Verdict:
+    """The verdict on an answer to `records` predictions; `now` (seconds since 1970) is for dates in Retry-After.
+
+    `empty`: the batch had nothing in it, so what the cloud finds wrong is the envelope itself.
+    """
     if status in (200, 201):
         return _judge_success(status, headers, body, records)
     if 300 <= status < 400:
@@ -63,6 +69,8 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, records: int,
     wait_s = _retry_after_s(headers.get("retry-after"), now)
     sense = _sense(status, ours=ours, says_when=wait_s is not None)
     reason = f"{status}: {_excerpt(body)}".rstrip(": ")
+    if sense is Sense.UNUSABLE and empty:
+        return Verdict(Sense.REFUSED, f"{ENVELOPE_AT_FAULT}; {reason}"[:REASON_CHARS_MAX], ours=ours)
     if sense is not Sense.BUSY:
         return Verdict(sense, reason, ours=ours)
     return Verdict(sense, reason, RETRY_AFTER_DEFAULT_S if wait_s is None else wait_s, ours=ours)
@@ -192,6 +200,10 @@ class Settlement:
     losses_left: tuple[wire.Loss, ...] = ()
     duplicates: int = 0
     conflicts: int = 0
+    suspects: list[tuple[Payloads, str]] = attrs.field(factory=list)
+    """Single records that the cloud refused while it has taken nothing yet: the envelope may be what it minds."""
+    sound: bool = False
+    """The cloud has taken a piece of this batch, so it is not the envelope that it minds."""
     too_large: bool = False
     trouble: Verdict | None = None
     """The verdict that stopped it; None if every record was offered."""
@@ -201,12 +213,14 @@ def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Genera
     """Yields pieces to POST, takes the verdict on each, returns what became of the whole.
 
     The usual batch is one piece. After 413 it goes on in halves. After 400 or 422 a binary search finds the bad
-    record: at most 2 * log2(n) POSTs more for each one among n. Busy, failed or refused ends it, the rest is left.
+    record: at most 2 * log2(n) POSTs more for each one among n > 1. Before anything is refused for good, something of
+    the batch must have been taken; if nothing was, an empty piece shows whether the envelope itself is at fault, and
+    then all is left. Busy, failed or refused ends it, the rest is left.
     """
     done = Settlement()
     todo = _to_fit(records, losses, room)
-    while todo:
-        piece = todo.pop()
+    while todo or done.suspects:
+        piece = todo.pop() if todo else Piece(())
         if piece.size > room.bytes_max and len(piece.records) > 1:
             todo += _to_fit(piece.records, piece.losses, room)
             piece = todo.pop()
@@ -218,7 +232,9 @@ def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Genera
                     todo += _search(todo.pop())
             case Sense.UNUSABLE:
                 _undoubt(todo, room)
+                another = [Piece(())] if done.suspects else []  # to tell a bad envelope from two bad records
                 _part(done, todo, piece, verdict, _search(piece))
+                todo += another
             case Sense.TOO_LARGE:
                 done.too_large = True
                 _undoubt(todo, room)
@@ -229,7 +245,7 @@ def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Genera
                 if verdict.sense is Sense.FAILED:
                     done.left_error = verdict.reason
                 break
-    rest = todo[::-1]
+    rest = [Piece(suspect) for suspect, _ in done.suspects] + todo[::-1]
     for piece in rest:
         done.left += piece.records
     done.losses_left += tuple(loss for piece in rest for loss in piece.losses)
@@ -246,6 +262,9 @@ def _take(done: Settlement, piece: Piece, verdict: Verdict) -> None:
     done.losses += piece.losses
     done.duplicates += verdict.answer.duplicates
     done.conflicts += verdict.answer.conflicts
+    done.sound = True
+    done.refused += [(suspect.seqs[0], error) for suspect, error in done.suspects]
+    done.suspects.clear()
 
 
 def _part(done: Settlement, todo: list[Piece], piece: Piece, verdict: Verdict, parts: Sequence[Piece]) -> None:
@@ -256,6 +275,8 @@ def _part(done: Settlement, todo: list[Piece], piece: Piece, verdict: Verdict, p
         todo += parts
     elif not piece.records:
         done.losses_left += piece.losses
+    elif verdict.sense is Sense.UNUSABLE and not done.sound:
+        done.suspects.append((piece.records, verdict.reason))
     elif verdict.ours:
         done.refused.append((piece.records.seqs[0], verdict.reason))
     else:

@@ -42,11 +42,39 @@ def test_one_overload_told_by_eight_answers_halves_once():
     assert next_pace(pace, GOOD, generation=0) == pace, "an answer from before the halving is no reason to grow"
 
 
-def test_goes_back_by_one_when_answers_take_twice_the_best():
-    pace = after(Pace(1000, in_flight=4), attrs.evolve(GOOD, seconds=0.2))
-    assert (pace.in_flight, pace.best_s) == (5, 0.2)
-    assert after(pace, attrs.evolve(GOOD, seconds=0.39)).in_flight == 6
-    assert after(pace, attrs.evolve(GOOD, seconds=0.41)).in_flight == 4
+def answered(pace, seconds):
+    return after(pace, attrs.evolve(GOOD, seconds=seconds))
+
+
+def test_a_cloud_that_takes_one_after_the_other_is_kept_busy_with_one_waiting():
+    """Each request under way adds its time to all of them: more than two only make the live ones wait."""
+    pace, seen = Pace(1000), []
+    for _ in range(30):
+        seen.append(pace.in_flight)
+        pace = answered(pace, 0.04 * pace.in_flight)
+    assert seen == [1, *[2] * 29]
+    assert answered(attrs.evolve(pace, in_flight=5), 0.2).in_flight == 4
+
+
+def test_a_far_cloud_that_never_queues_gets_all_that_may_be_under_way():
+    pace = Pace(1000)
+    for _ in range(10):
+        pace = answered(pace, 0.3)
+    assert pace.in_flight == IN_FLIGHT_MAX
+
+
+def test_one_queue_seen_by_five_answers_is_one_step_back():
+    pace = attrs.evolve(Pace(1000, in_flight=5), best_s=0.04)
+    for _ in range(5):
+        pace = next_pace(pace, attrs.evolve(GOOD, seconds=0.2), generation=0)
+    assert (pace.in_flight, pace.generation) == (4, 1)
+
+
+def test_a_way_that_became_longer_is_taken_for_a_queue_only_for_a_while():
+    pace = attrs.evolve(Pace(1000), best_s=0.05)
+    for _ in range(300):
+        pace = answered(pace, 0.3)
+    assert pace.in_flight == IN_FLIGHT_MAX
 
 
 def test_quick_answers_are_no_sign_of_load_whatever_the_best_was():

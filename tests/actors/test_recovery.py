@@ -27,6 +27,7 @@ from actors.seqs import Stored
 from cloud.wire import BATCH_BYTES_MAX, Loss
 
 SEED = 4711
+DEFAULTS = Knobs()
 
 
 def jitters(start_jitter_s=4.0):
@@ -38,9 +39,7 @@ def jitters(start_jitter_s=4.0):
 class World:
     """Recovery between a disk that holds what is pending and an uplink that does as it is told."""
 
-    def __init__(
-        self, nursery, pending=(), *, state=LinkState.UP, losses=(), latency_s=0.0, records_per_s_max=None, **more
-    ):
+    def __init__(self, nursery, pending=(), *, state=LinkState.UP, losses=(), latency_s=0.0, knobs=DEFAULTS, **more):
         self.pending, self.claimed, self.sent, self.losses = set(pending), set(), [], tuple(losses)
         self.latency_s, self.script = latency_s, []
         self.asked, self.posts, self.under_way, self.most_under_way = [], [], 0, 0
@@ -53,8 +52,7 @@ class World:
         backlog, self.backlog = trio.open_memory_channel(0)
         self.ended = trio.Event()
         self.nursery = nursery
-        cell = AsyncValue(Knobs(records_per_s_max=records_per_s_max))
-        given: dict[str, Any] = {"knobs": cell, "start_jitter_s": 4.0, "rng": random.Random(SEED)} | more
+        given: dict[str, Any] = {"knobs": AsyncValue(knobs), "start_jitter_s": 4.0, "rng": random.Random(SEED)} | more
         self._run = partial(recovery.run, nudges, requests, backlog, link=self.link, drain=self.drain, **given)
         nursery.start_soon(self._recover)
         nursery.start_soon(self._disk)
@@ -79,12 +77,14 @@ class World:
             assert isinstance(message, PageRequest)
             self.asked.append((message.after, message.records_max, trio.current_time()))
             assert message.bytes_max == BATCH_BYTES_MAX
-            free = sorted(seq for seq in self.pending - self.claimed if seq > message.after)
+            free = sorted(self.pending - self.claimed, reverse=message.newest)
+            if message.after:
+                free = [seq for seq in free if (seq < message.after if message.newest else seq > message.after)]
             page, rest = free[: message.records_max], free[message.records_max :]
             self.claimed |= set(page)
             losses, self.losses = self.losses, ()
             cursor = page[-1] if page else message.after
-            message.reply.put(Page(tuple(Stored(seq, b"{}") for seq in page), cursor, not rest, losses))
+            message.reply.put(Page(tuple(Stored(seq, b"{}") for seq in sorted(page)), cursor, not rest, losses))
 
     async def _uplink(self):
         async for batch in self.backlog:
@@ -287,7 +287,7 @@ async def test_too_large_makes_a_smaller_page(autojump_clock, others):
 
 
 async def test_the_cap_holds(autojump_clock, others):
-    world = World(others, range(1, 1001), records_per_s_max=50.0)
+    world = World(others, range(1, 1001), knobs=Knobs(records_per_s_max=50.0))
     world.nudge()
     await trio.sleep(next(jitters()) + 10)
     assert 450 <= len(world.sent) <= 550
@@ -386,4 +386,28 @@ async def test_whatever_the_uplink_and_the_link_do_it_ends_with_nothing_pending(
     assert sorted(world.sent) == list(range(1, 3000))
     assert len(world.asked) < 2000
     assert math.isfinite(world.drain.value.rate_per_s)
+    await world.end()
+
+
+async def test_newest_first_brings_the_present_home_before_the_past(autojump_clock, others):
+    world = World(others, range(1, 201), latency_s=0.01, knobs=Knobs(newest_first=True))
+    world.nudge()
+    await trio.sleep(10)
+    assert [(seqs[0], seqs[-1]) for seqs, _ in world.posts] == [(169, 200), (105, 168), (1, 104)]
+    assert world.pending == set()
+    await world.end()
+
+
+async def test_once_batches_are_full_the_next_page_is_read_while_the_others_are_under_way(autojump_clock, others):
+    world = World(others, range(1, 6001), latency_s=1.0, knobs=Knobs(batch_size=1000), start_jitter_s=0.0)
+    world.nudge()
+    await trio.sleep(0.5)
+    assert [after for after, _, _ in world.asked] == [0, 1000]
+    assert len(world.posts) == 1
+    world.link.value = Link(LinkState.DOWN)
+    await trio.sleep(2)
+    assert world.outcomes == [Outcome(Fate.RELEASED, range(1001, 2001))], "a page that can't go is given back"
+    world.link.value = Link(LinkState.UP)
+    await trio.sleep(20)
+    assert world.pending == set()
     await world.end()
