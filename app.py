@@ -16,14 +16,16 @@ import click
 import structlog
 import trio
 
+from actors import fitting
 from actors.audit import Finding, compare
 from actors.loading import describe, load_settings
 from actors.pipeline import Pipeline, open_pipeline
 from actors.ports import status_door, systemd
 from actors.ports.account import NoBooks, read_account
-from actors.ports.client import ApiKey, CloudClient, Unreachable
+from actors.ports.client import Unreachable
 from actors.ports.detector import DetectorError
 from actors.ports.frames import LibraryMissing, SourcesWrong
+from actors.ports.lane import thread_lane
 from actors.ports.opening import StoreLocked, StoreMisplaced
 from actors.settings import FIELDS, Settings, SettingsError
 
@@ -136,8 +138,7 @@ def version_() -> None:
 async def find(settings: Settings) -> Finding:
     """Ask the cloud, and hold its answer against the buffer. `NoBooks`, `Unreachable`, `ValueError`."""
     account = read_account(settings.buffer_db_path, settings.edge_device_id)
-    key = ApiKey(settings.cloud_logging_api_key or "", settings.cloud_logging_api_key_file)
-    async with CloudClient(settings.cloud_logging_endpoint, timeout_s=settings.timeout_seconds, key=key) as client:
+    async with fitting.client(settings, thread_lane()) as client:
         answer = await client.audit(account.device_id)
     if answer.status == 404:
         return compare(account, {})

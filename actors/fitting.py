@@ -16,6 +16,7 @@ from actors.ports.journal import Model
 from actors.ports.lane import RunSync
 from actors.ports.opening import DiskTrouble, StoreOptions, cursor_folder
 from actors.ports.store import Store
+from actors.ports.tls import Tls
 from actors.ports.webhook import Webhook
 from actors.readiness import STUCK_S, Bounds
 from actors.settings import RecoveryOrder, Settings
@@ -47,6 +48,7 @@ def client(settings: Settings, run_sync: RunSync) -> CloudClient:
         timeout_s=settings.timeout_seconds,
         key=api_key(settings),
         run_sync=run_sync,
+        tls=Tls(settings.cloud_tls_ca_file, settings.cloud_tls_cert_file, settings.cloud_tls_key_file),
     )
 
 

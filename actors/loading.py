@@ -7,9 +7,11 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from actors.ports.tls import Tls, TlsUnusable
 from actors.settings import API_KEY_CHARS_MAX, FIELDS, KEY, Settings, SettingsError, default_buffer_path
 from actors.values import ADDRESS, Kind
 
@@ -70,11 +72,25 @@ def load_settings(
             problems.append(about.complaint(name, given[name].origin, given[name].value))
     problems += _secret_problems(read, "cloud_logging_api_key", KEY, "CLOUD_LOGGING_API_KEY (or API_KEY)")
     problems += _secret_problems(read, "alert_webhook_url", ADDRESS)
+    problems += _tls_problems(read)
     if problems:
         raise SettingsError(problems)
     read.setdefault("buffer_db_path", default_buffer_path(environ))
     origins = {name: found.origin for name, found in given.items()}
     return Settings(**read, origins=origins, warnings=_likely_typos(environ))  # type: ignore[arg-type]
+
+
+def _tls_problems(read: Mapping[str, Any]) -> list[str]:
+    """What keeps the certificate files from being used, so that it shows at the start and not at the first POST."""
+    tls = Tls(*(read.get(f"cloud_tls_{name}_file") for name in ("ca", "cert", "key")))
+    if tls.key_file and not tls.cert_file:
+        return ["CLOUD_TLS_KEY_FILE is set without CLOUD_TLS_CERT_FILE: give the certificate that the key belongs to"]
+    try:
+        if tls.files:
+            tls.context()
+    except TlsUnusable as exc:
+        return [str(exc)]
+    return []
 
 
 def _secret_problems(read: Mapping[str, object], name: str, kind: Kind[str], said: str = "") -> list[str]:

@@ -15,8 +15,6 @@ would feel the backlog's requests in front of it."""
 QUEUED_MIN, QUEUED_MAX = 0.75, 1.25
 """How many of our POSTs may wait in the cloud's queue: about one keeps a cloud busy that works on one after the other,
 and more would only be in the way of the live ones."""
-BEST_FORGOTTEN = 1.01
-"""The best time grows so much an answer: a way that became longer is no queue."""
 
 
 @attrs.frozen
@@ -54,7 +52,8 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
 
 def _faster(pace: Pace, seconds: float) -> Pace:
     """By TCP Vegas: of n requests under way, n * (1 - best time / time) wait in a queue (Brakmo and Peterson, 1995)."""
-    best_s = min(pace.best_s * BEST_FORGOTTEN, seconds)
+    # Alone under way, a request waits for nobody: its time is the way's own, also when that has become longer.
+    best_s = seconds if pace.in_flight == 1 else min(pace.best_s, seconds)
     queued = pace.in_flight * (1 - best_s / seconds) if seconds > LATENCY_FREE_S else 0.0
     if queued > QUEUED_MAX and pace.in_flight > 1:
         return attrs.evolve(pace, in_flight=pace.in_flight - 1, best_s=best_s, generation=pace.generation + 1)

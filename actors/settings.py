@@ -145,6 +145,15 @@ class Settings:
         "path",
         "A file that holds the key, instead of the key itself.",
     )
+    cloud_tls_ca_file: Path | None = _setting(
+        values.optional(values.PATH, "system"), None, "path", "Whom to trust for https; the default is the system's."
+    )
+    cloud_tls_cert_file: Path | None = _setting(
+        values.optional(values.PATH, "none"), None, "path", "The client certificate that the cloud asks for (mTLS)."
+    )
+    cloud_tls_key_file: Path | None = _setting(
+        values.optional(values.PATH, "none"), None, "path", "Its key, unencrypted, where it is not in the same file."
+    )
     cloud_logging_enabled: bool = _setting(
         values.SWITCH, True, "", "Whether predictions are sent; if not, they are made durable and stay pending."
     )

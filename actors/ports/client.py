@@ -3,7 +3,8 @@
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ import structlog
 import trio
 
 from actors.ports.lane import RunSync, thread_lane
+from actors.ports.tls import Tls, explain
 from cloud import wire
 
 ANSWER_BYTES_MAX = 1024 * 1024
@@ -77,6 +79,29 @@ class ApiKey:
             log.error("api_key_unusable", file=str(file), error="not one line of printable ASCII")
 
 
+class _Whole(httpx.AsyncByteStream):
+    """A body in one piece. httpx's own is a generator, which a connection that breaks leaves unfinished."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left = [content]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+@attrs.define(eq=False)
+class _Line:
+    """A pool of connections of one TLS context, and how many requests are on it."""
+
+    transport: httpx.AsyncBaseTransport
+    requests: int = 0
+
+
 class CloudClient:
     """Speaks HTTP to one endpoint. Use as `async with CloudClient(...) as client`.
 
@@ -92,10 +117,10 @@ class CloudClient:
         timeout_s: float,
         key: ApiKey | None = None,
         run_sync: RunSync | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`ValueError` if the endpoint is no http(s) URL, or if the key is none that a header can carry."""
+        """`ValueError`: the endpoint is no http(s) URL, or the key none that a header can carry. `TlsUnusable`."""
         self._log_url = _endpoint_url(endpoint)
         self._health_url = self._log_url.join("health")
         self._timeout_s = timeout_s
@@ -103,12 +128,8 @@ class CloudClient:
         if not (self._key.value.isascii() and (self._key.value.isprintable())):
             raise ValueError("the API key must be one line of printable ASCII")
         self._run_sync = run_sync or thread_lane()
-        # A transport and not httpx's client: no cookies, no redirects, no proxies or keys out of the environment.
-        self._transport = transport or httpx.AsyncHTTPTransport(
-            verify=tls or ssl.create_default_context(),
-            trust_env=False,
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=KEEPALIVE_S),
-        )
+        self._tls = tls or Tls()
+        self._line = _Line(transport or _transport(self._tls.context()))
         self._taken: frozenset[str] = frozenset({"gzip"})
         self._refused: frozenset[str] = frozenset()
 
@@ -122,7 +143,7 @@ class CloudClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._line.transport.aclose()
 
     def change_key(self, key: ApiKey) -> None:
         """Use another key from the next request on."""
@@ -161,6 +182,24 @@ class CloudClient:
         except trio.TooSlowError as exc:
             raise Unreachable(f"no answer within {self._timeout_s:g} s") from exc
 
+    @asynccontextmanager
+    async def _current_line(self) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        """The connections for one request: new ones once a certificate file has changed, and what is under way on the
+        ones before ends there in peace.
+        """
+        if self._tls.files and (context := await self._run_sync(self._tls.reread)):
+            before, self._line = self._line, _Line(_transport(context))
+            if not before.requests:
+                await before.transport.aclose()
+        line = self._line
+        line.requests += 1
+        try:
+            yield line.transport
+        finally:
+            line.requests -= 1
+            if line is not self._line and not line.requests:
+                await line.transport.aclose()
+
     async def _packed(self, body: bytes, encoding: wire.Encoding) -> bytes:
         if encoding == "identity" or len(body) <= INLINE_BYTES_MAX:
             return wire.compress(body, encoding)
@@ -179,18 +218,27 @@ class CloudClient:
             if key:
                 headers["authorization"] = f"Bearer {key}"
         request = httpx.Request(method, url, headers=headers, content=content)
+        request.stream = _Whole(content)
         try:
-            response = await self._transport.handle_async_request(request)
-            try:
-                body = await _read_bounded(response)
-            finally:
-                await response.aclose()
+            async with self._current_line() as transport:
+                response = await transport.handle_async_request(request)
+                try:
+                    body = await _read_bounded(response)
+                finally:
+                    await response.aclose()
         except httpx.TransportError as exc:
-            raise Unreachable(f"{type(exc).__name__}: {exc}".rstrip(": ")) from exc
+            reason = explain(exc) or str(exc) or "the connection broke off"
+            raise Unreachable(f"{type(exc).__name__}: {reason}") from exc
         if taken := response.headers.get("accept-encoding"):
             self._taken = _parse_accept(taken)
         kept = {name: response.headers[name] for name in HEADERS_KEPT if name in response.headers}
         return CloudAnswer(response.status_code, kept, _plain(body, response.headers.get("content-encoding", "")))
+
+
+def _transport(context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    """Not httpx's client: no cookies, no redirects, no proxies or keys out of the environment."""
+    limits = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=KEEPALIVE_S)
+    return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits)
 
 
 def _endpoint_url(endpoint: str) -> httpx.URL:

@@ -168,7 +168,7 @@ class Store:
         return True
 
     def _insert_durably(self, rows: Sequence[Row]) -> None:
-        """Commit in SQLite, fsynced; what the journal alone holds goes with it."""
+        """Commit in SQLite, fsynced, with what the journal alone holds."""
         try:
             self._flush()
             self._buffer.insert(rows, last_seq=rows[-1].seq, durable=True)
@@ -180,14 +180,13 @@ class Store:
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
         """A page of the backlog: the oldest above `after`, or the newest below it (0: from the end). `DiskTrouble`."""
         try:
-            if newest and not after:
-                self._flush()
-            if not (page := self._buffer.pending(after, records_max, bytes_max, newest=newest)) and self._held:
+            page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
+            if self._held and (not page or (newest and not after)):
                 self._flush()
                 page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
+            return page
         except BufferUnwritable as exc:
             raise DiskTrouble(str(exc)) from exc
-        return page
 
     def losses(self) -> list[Loss]:
         """Tombstones that the cloud has not confirmed yet. `DiskTrouble`."""

@@ -71,9 +71,11 @@ def test_one_queue_seen_by_five_answers_is_one_step_back():
 
 
 def test_a_way_that_became_longer_is_taken_for_a_queue_only_for_a_while():
-    pace = attrs.evolve(Pace(1000), best_s=0.05)
-    for _ in range(300):
+    pace, seen = attrs.evolve(Pace(1000, in_flight=8), best_s=0.05), []
+    for _ in range(30):
         pace = answered(pace, 0.3)
+        seen.append(pace.in_flight)
+    assert min(seen) == 1
     assert pace.in_flight == IN_FLIGHT_MAX
 
 
