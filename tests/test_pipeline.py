@@ -289,10 +289,10 @@ def fail_until(time: float, method: str, patch: pytest.MonkeyPatch) -> None:
     """A method of the store that raises `DiskTrouble` up to a moment."""
     works = getattr(Store, method)
 
-    def may_fail(store: Store, *args: Any) -> Any:
+    def may_fail(store: Store, *args: Any, **how: Any) -> Any:
         if trio.current_time() < time:
             raise DiskTrouble("disk I/O error")
-        return works(store, *args)
+        return works(store, *args, **how)
 
     patch.setattr(Store, method, may_fail)
 

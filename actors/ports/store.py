@@ -184,7 +184,7 @@ class Store:
             if self._held and (not page or (newest and not after)):
                 self._flush()
                 page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
-            return page
+            return page  # noqa: TRY300
         except BufferUnwritable as exc:
             raise DiskTrouble(str(exc)) from exc
 

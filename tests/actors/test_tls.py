@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import ssl
 from contextlib import asynccontextmanager
 from functools import partial
@@ -45,10 +46,7 @@ class Server:
                 await self.go_on.wait()
                 await tls.send_all(ANSWER)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The client did not like us, or we did not like it: then let it read why before the door falls shut.
-            with trio.move_on_after(0.5), contextlib.suppress(trio.BrokenResourceError):
-                while await stream.receive_some(65536):
-                    pass
+            pass  # the client did not like us, or we did not like it
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -112,9 +110,7 @@ async def test_a_certificate_for_another_host_is_not_the_cloud(authority, tmp_pa
     assert "127.0.0.1" in reason
 
 
-async def test_a_client_certificate_says_who_the_device_is_and_without_one_the_log_says_what_is_missing(
-    authority, tmp_path
-):
+async def test_a_client_certificate_says_who_the_device_is(authority, tmp_path):
     ca = put(tmp_path / "ca.pem", authority.cert_pem)
     device = authority.issue_cert("camera-7.example")
     cert, key = put(tmp_path / "c.pem", device.cert_chain_pems[0]), put(tmp_path / "k.pem", device.private_key_pem)
@@ -125,7 +121,35 @@ async def test_a_client_certificate_says_who_the_device_is_and_without_one_the_l
                 assert (await client.post(b"{}")).status == 200
         assert server.clients == ["camera-7.example"] * 2
         async with client_of(server, Tls(ca)) as client:
-            reason = await reason_of(client)
+            await reason_of(client)
+    assert len(server.clients) == 2, "without one, nothing gets through"
+
+
+def turn_away_once(listener, context):
+    """OpenSSL's own way to refuse: unlike Trio's, it says why before it hangs up."""
+    connection, _ = listener.accept()
+    connection.settimeout(5)
+    # The second handle keeps the door open until the client has gone: else a reset may overtake the word.
+    with connection.dup() as door, contextlib.suppress(OSError):
+        door.settimeout(5)
+        with contextlib.suppress(ssl.SSLError):
+            context.wrap_socket(connection, server_side=True).recv(1)
+        while door.recv(65536):
+            pass
+
+
+async def test_a_missing_client_certificate_is_told_with_the_setting_that_names_it(authority, tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    ca = put(tmp_path / "ca.pem", authority.cert_pem)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, turn_away_once, listener, context)
+            endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}/log"
+            async with CloudClient(endpoint, timeout_s=10, key=ApiKey("s3same"), tls=Tls(ca)) as client:
+                reason = await reason_of(client)
     assert "certificate required" in reason
     assert "CLOUD_TLS_CERT_FILE" in reason
 
