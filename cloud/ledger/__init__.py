@@ -4,6 +4,7 @@ A ledger answers a batch only after its own commit. It knows every (device, stre
 retention has dropped the prediction itself, so a repeat is a duplicate for ever and the audit stays exact.
 """
 
+from collections.abc import AsyncGenerator
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -279,6 +280,15 @@ class Ledger(Protocol):
 
     async def predictions(self, query: Query) -> Page:
         """A page of predictions, newest first."""
+        ...
+
+    def export(self, query: Query) -> AsyncGenerator[tuple[StoredPrediction, ...], None]:
+        """All that `query` finds from its cursor on, newest first, in chunks of at most `query.limit`.
+
+        Each chunk is a page of its own: memory is that of one chunk, the store is not held while a slow reader takes
+        it, and what arrives meanwhile neither repeats nor hides anything. Close it when leaving early:
+        `async with aclosing(ledger.export(query)) as chunks: async for chunk in chunks: …`
+        """
         ...
 
     async def devices(self) -> tuple[Device, ...]:

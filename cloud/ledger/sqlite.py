@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,21 +26,21 @@ from cloud.ledger import (
     SeriesQuery,
     Stats,
     StatsQuery,
+    StoredPrediction,
     StreamAudit,
     sqlite_read,
     sqlite_rollups,
     sqlite_write,
 )
 from cloud.ledger.lane import RunSync, thread_lane
+from cloud.ledger.pages import pages
+from cloud.ledger.queue import CLOSE_S_MAX, CommitQueue
 from cloud.ledger.schema import migrate
 
 MEMORY = ":memory:"
 """A ledger without a file, for tests and simulations."""
-GROUP_BATCHES_MAX = 128
-"""How many waiting requests share one commit."""
 SWEEP_ROWS_MAX = 500
 """One stroke of retention; requests are committed between strokes."""
-CLOSE_S_MAX = 10.0
 BUSY_S_MAX = 5.0
 """How long a transaction waits for another process that writes to the same file."""
 WAL_TRIES_MAX = 100
@@ -49,15 +49,6 @@ WAL_PAUSE_S = 0.05
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
 T = TypeVar("T")
 log = structlog.get_logger()
-
-
-@attrs.define(eq=False)
-class _Waiting:
-    """A request in the queue, and what becomes of it."""
-
-    batch: Batch
-    settled: trio.Event = attrs.field(factory=trio.Event)
-    outcome: wire.Answer | LedgerUnavailable = attrs.field(factory=lambda: LedgerUnavailable("the ledger was closed"))
 
 
 @attrs.define(eq=False)
@@ -79,40 +70,25 @@ class SqliteLedger:
     _files: _Files
     _write_lane: RunSync
     _read_lane: RunSync
-    _queue: trio.MemorySendChannel[_Waiting]
+    _queue: CommitQueue
     _now: Callable[[], float]
-    _waiting_max: int
-    _waiting_bytes_max: int
     _reads_max: int
-    _waiting: int = 0
-    _waiting_bytes: int = 0
     _reads: int = 0
     _trouble: str = ""
-    commits: int = 0
-    """Transactions that stored something since the ledger was opened."""
 
     @property
     def busy(self) -> bool:
         """Whether `ingest` would be turned away now."""
-        return self._waiting >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max
+        return self._queue.busy
+
+    @property
+    def commits(self) -> int:
+        """Transactions that stored something since the ledger was opened."""
+        return self._queue.commits
 
     async def ingest(self, batch: Batch) -> wire.Answer:
         """Queue the batch and answer after the commit that holds it."""
-        if self.busy:
-            raise LedgerBusy(retry_after_s=1)
-        waiting = _Waiting(batch)
-        # Counted until it is settled, not until the asker goes away: it takes memory that long.
-        self._waiting += 1
-        self._waiting_bytes += batch.bytes_plain
-        try:
-            self._queue.send_nowait(waiting)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            self._settle(waiting)
-            raise LedgerUnavailable("the ledger is closed") from exc
-        await waiting.settled.wait()
-        if isinstance(waiting.outcome, LedgerUnavailable):
-            raise LedgerUnavailable(str(waiting.outcome)) from waiting.outcome
-        return waiting.outcome
+        return await self._queue.ingest(batch)
 
     async def check(self) -> None:
         """Read; after a failed commit also write, since only that shows whether the disk is back."""
@@ -132,6 +108,10 @@ class SqliteLedger:
         """A page, newest first."""
         return await self._read(partial(sqlite_read.predictions, query=query))
 
+    def export(self, query: Query) -> AsyncGenerator[tuple[StoredPrediction, ...], None]:
+        """Page by page, newest first, until nothing is left."""
+        return pages(self.predictions, query)
+
     async def devices(self) -> tuple[Device, ...]:
         """Every device, by its id."""
         return await self._read(partial(sqlite_read.devices, now=self._now()))
@@ -140,23 +120,9 @@ class SqliteLedger:
         """Every stream's account, or None for an unknown device."""
         return await self._read(partial(sqlite_read.audit, device_id=device_id))
 
-    async def run(self, inbox: trio.MemoryReceiveChannel[_Waiting]) -> None:
-        """Commit what waits, all of it at once, until the queue is closed and empty."""
-        group: list[_Waiting] = []
-        with inbox:
-            try:
-                async for first in inbox:
-                    group = [first]
-                    while len(group) < GROUP_BATCHES_MAX and inbox.statistics().current_buffer_used:
-                        group.append(inbox.receive_nowait())
-                    await self._commit(group)
-                    group = []
-            finally:
-                # Only a crash or a cancelled close leaves anybody here; they hear that nothing was promised.
-                while inbox.statistics().current_buffer_used:
-                    group.append(inbox.receive_nowait())
-                for waiting in group:
-                    self._settle(waiting)
+    async def commit(self, batches: Sequence[Batch]) -> list[wire.Answer]:
+        """Store them in one transaction."""
+        return await self._write(partial(_ingest_all, batches=batches))
 
     async def sweep(self, retention_s: float | None, interval_s: float) -> None:
         """Forget predictions older than `retention_s` (None: none), and old minutes, now and every `interval_s`."""
@@ -180,23 +146,6 @@ class SqliteLedger:
             log.warning("retention_postponed", error=str(exc))
         if forgotten:
             log.info("retention_swept", forgotten=forgotten)
-
-    async def _commit(self, group: Sequence[_Waiting]) -> None:
-        outcomes: Sequence[wire.Answer | LedgerUnavailable]
-        try:
-            outcomes = await self._write(partial(_ingest_all, batches=[waiting.batch for waiting in group]))
-            self.commits += 1
-        except LedgerUnavailable as exc:
-            outcomes = [exc] * len(group)
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            waiting.outcome = outcome
-            self._settle(waiting)
-
-    def _settle(self, waiting: _Waiting) -> None:
-        if not waiting.settled.is_set():
-            self._waiting -= 1
-            self._waiting_bytes -= waiting.batch.bytes_plain
-            waiting.settled.set()
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -301,16 +250,12 @@ async def open_ledger(
     read_lane = run_sync or (write_lane if path == MEMORY else thread_lane())
     files = await write_lane(_open, path, synchronous)
     try:
-        send, receive = trio.open_memory_channel[_Waiting](waiting_max)
-        ledger = SqliteLedger(files, write_lane, read_lane, send, now, waiting_max, waiting_bytes_max, reads_max)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ledger.run, receive, name="ledger_writer")
-            with send:
-                async with trio.open_nursery() as sweeping:
-                    sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
-                    yield ledger
-                    sweeping.cancel_scope.cancel()
-            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_S_MAX
+        queue = CommitQueue(waiting_max, waiting_bytes_max)
+        ledger = SqliteLedger(files, write_lane, read_lane, queue, now, reads_max)
+        async with queue.serving(ledger.commit), trio.open_nursery() as sweeping:
+            sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
+            yield ledger
+            sweeping.cancel_scope.cancel()
     finally:
         with trio.move_on_after(CLOSE_S_MAX, shield=True):
             await write_lane(files.close)

@@ -1,6 +1,7 @@
 """The SQLite ledger: what it stores once, what it can name, what it keeps over a restart."""
 
 import contextlib
+import json
 import sqlite3
 from typing import Any
 
@@ -203,7 +204,7 @@ async def test_closing_commits_what_still_waits(tmp_path):
     async with trio.open_nursery() as nursery, open_ledger(path, **opened) as ledger:
         for n in range(1, 6):
             nursery.start_soon(send, ledger, n)
-        while ledger._waiting < 5:
+        while ledger._queue.waiting < 5:
             await trio.lowlevel.checkpoint()
     assert [answer.accepted for answer in answers] == [1] * 5
 
@@ -273,6 +274,22 @@ async def test_statistics_count_each_prediction_once_by_hour_minute_device_and_m
         ]  # fmt: skip
         hours = await ledger.series(SeriesQuery(NOON - 7200, NOON + 1, 7200))
         assert sum(bucket.predictions for bucket in hours) == 5
+
+
+async def test_an_export_brings_everything_once_in_chunks_while_predictions_arrive():
+    async with open_ledger(MEMORY, **opened) as ledger:
+        for n in range(1, 24):
+            await ledger.ingest(batch(n, timestamp=NOON + n // 4))
+        seen = []
+        async with contextlib.aclosing(ledger.export(Query(limit=5, since=NOON + 1))) as chunks:
+            async for chunk in chunks:
+                assert 0 < len(chunk) <= 5
+                seen += [json.loads(item.payload)["seq"] for item in chunk]
+                await ledger.ingest(batch(100 + len(seen), timestamp=NOON + 1000))
+        assert sorted(seen) == list(range(4, 24))
+        assert [n // 4 for n in seen] == sorted((n // 4 for n in seen), reverse=True)
+        async with contextlib.aclosing(ledger.export(Query(edge_device_id="nobody"))) as chunks:
+            assert [chunk async for chunk in chunks] == []
 
 
 async def test_the_fleet_table_knows_the_rate_the_lateness_and_the_gaps_of_every_device():

@@ -1,0 +1,113 @@
+"""The queue before a store: requests wait here, and one writer commits all that waits in one transaction."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from cloud import wire
+from cloud.ledger import Batch, LedgerBusy, LedgerUnavailable
+
+GROUP_BATCHES_MAX = 128
+"""How many waiting requests share one commit."""
+CLOSE_S_MAX = 10.0
+"""How long the commit of what still waits may take once the ledger closes."""
+
+Commit = Callable[[Sequence[Batch]], Awaitable[Sequence[wire.Answer]]]
+"""Stores batches in one transaction and answers each; `LedgerUnavailable` where nothing was stored."""
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    """A request in the queue, and what becomes of it."""
+
+    batch: Batch
+    settled: trio.Event = attrs.field(factory=trio.Event)
+    outcome: wire.Answer | LedgerUnavailable = attrs.field(factory=lambda: LedgerUnavailable("the ledger was closed"))
+
+
+@attrs.define(eq=False)
+class CommitQueue:
+    """**Synopsis:** `async with queue.serving(commit): answer = await queue.ingest(batch)`."""
+
+    _waiting_max: int
+    _waiting_bytes_max: int
+    _send: trio.MemorySendChannel[_Waiting] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[_Waiting] = attrs.field(init=False)
+    waiting: int = 0
+    """Requests that wait for their commit, or for the end of one under way."""
+    _waiting_bytes: int = 0
+    commits: int = 0
+    """Transactions that stored something since the ledger was opened."""
+
+    def __attrs_post_init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[_Waiting](self._waiting_max)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `ingest` would be turned away now."""
+        return self.waiting >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max
+
+    async def ingest(self, batch: Batch) -> wire.Answer:
+        """Queue the batch and answer after the commit that holds it; `LedgerBusy` at once when too much waits."""
+        if self.busy:
+            raise LedgerBusy(retry_after_s=1)
+        waiting = _Waiting(batch)
+        # Counted until it is settled, not until the asker goes away: it takes memory that long.
+        self.waiting += 1
+        self._waiting_bytes += batch.bytes_plain
+        try:
+            self._send.send_nowait(waiting)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._settle(waiting)
+            raise LedgerUnavailable("the ledger is closed") from exc
+        await waiting.settled.wait()
+        if isinstance(waiting.outcome, LedgerUnavailable):
+            raise LedgerUnavailable(str(waiting.outcome)) from waiting.outcome
+        return waiting.outcome
+
+    @asynccontextmanager
+    async def serving(self, commit: Commit) -> AsyncIterator[None]:
+        """Commit what waits; at the end also what still does, for up to `CLOSE_S_MAX`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run, commit, name="ledger_writer")
+            with self._send:
+                yield
+            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_S_MAX
+
+    async def _run(self, commit: Commit) -> None:
+        """Commit all that waits, at once, until the queue is closed and empty."""
+        group: list[_Waiting] = []
+        inbox = self._receive
+        with inbox:
+            try:
+                async for first in inbox:
+                    group = [first]
+                    while len(group) < GROUP_BATCHES_MAX and inbox.statistics().current_buffer_used:
+                        group.append(inbox.receive_nowait())
+                    await self._commit(commit, group)
+                    group = []
+            finally:
+                # Only a crash or a cancelled close leaves anybody here; they hear that nothing was promised.
+                while inbox.statistics().current_buffer_used:
+                    group.append(inbox.receive_nowait())
+                for waiting in group:
+                    self._settle(waiting)
+
+    async def _commit(self, commit: Commit, group: Sequence[_Waiting]) -> None:
+        outcomes: Sequence[wire.Answer | LedgerUnavailable]
+        try:
+            outcomes = await commit([waiting.batch for waiting in group])
+            self.commits += 1
+        except LedgerUnavailable as exc:
+            outcomes = [exc] * len(group)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            waiting.outcome = outcome
+            self._settle(waiting)
+
+    def _settle(self, waiting: _Waiting) -> None:
+        if not waiting.settled.is_set():
+            self.waiting -= 1
+            self._waiting_bytes -= waiting.batch.bytes_plain
+            waiting.settled.set()
