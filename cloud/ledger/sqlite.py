@@ -127,10 +127,11 @@ class SqliteLedger:
     async def sweep(self, retention_s: float | None, interval_s: float) -> None:
         """Forget predictions older than `retention_s` (None: none), and old minutes, now and every `interval_s`."""
         while True:
-            await self._sweep_once(retention_s)
+            await self.sweep_once(retention_s)
             await trio.sleep(interval_s)
 
-    async def _sweep_once(self, retention_s: float | None) -> None:
+    async def sweep_once(self, retention_s: float | None) -> None:
+        """One round of that; requests are committed between its strokes."""
         now = self._now()
         forgotten = 0
         try:

@@ -2,14 +2,10 @@
 
 import sqlite3
 
-from cloud.ledger import Cursor, Device, Gap, Page, Query, StoredPrediction, StreamAudit, Tally
-from cloud.ledger.ranges import Span, gaps
+from cloud.ledger import Device, Gap, Page, Query, StreamAudit
+from cloud.ledger.ranges import Span
 from cloud.ledger.rollups import EVER, MINUTE
-
-PAGE_BYTES_MAX = 8 * 1024 * 1024
-"""A page of very large predictions ends early, so that no answer is larger than about this."""
-GAPS_MAX = 1_000
-"""How many gaps of a stream are listed; all of them are counted."""
+from cloud.ledger.rows import account, read_device, read_page
 
 _PREDICTIONS = """SELECT p.number, p.timestamp, p.payload, d.edge_device_id, s.stream_id, p.received_at, p.late
     FROM predictions p CROSS JOIN devices d ON d.device_no = p.device_no
@@ -41,16 +37,7 @@ def predictions(db: sqlite3.Connection, query: Query) -> Page:
     """A page, newest first; cut early where the payloads are very large."""
     where, values = _where(query)
     rows = db.execute(_PREDICTIONS.format(where=where), (*values, query.limit + 1))
-    items: list[StoredPrediction] = []
-    last: Cursor | None = None
-    size = 0
-    for number, timestamp, payload, device, stream, received_at, late in rows:
-        if len(items) == query.limit or (items and size + len(payload) > PAGE_BYTES_MAX):
-            return Page(tuple(items), last)
-        items.append(StoredPrediction(payload, device, stream or None, received_at, bool(late)))
-        size += len(payload)
-        last = Cursor(timestamp, number)
-    return Page(tuple(items), None)
+    return read_page(query.limit, rows)
 
 
 def _where(query: Query) -> tuple[str, list[object]]:
@@ -78,21 +65,7 @@ def _where(query: Query) -> tuple[str, list[object]]:
 def devices(db: sqlite3.Connection, now: float) -> tuple[Device, ...]:
     """Every device with its sums; the cost grows with the devices, not with what they sent."""
     rows = db.execute(_DEVICES, {"ever": EVER, "minute": MINUTE, "since": now - 3600.0})
-    return tuple(
-        Device(
-            edge_device_id=device,
-            first_seen_at=first,
-            last_seen_at=last,
-            last_was_late=bool(late),
-            pending=pending,
-            tally=Tally(*counts[:2]),
-            last_hour=Tally(*counts[2:4]),
-            last_lateness_s=lateness_s,
-            missing=counts[4],
-            unexplained=counts[5],
-        )
-        for device, first, last, late, pending, lateness_s, *counts in rows
-    )
+    return tuple(read_device(row) for row in rows)
 
 
 def audit(db: sqlite3.Connection, device_id: str) -> tuple[StreamAudit, ...] | None:
@@ -106,30 +79,8 @@ def audit(db: sqlite3.Connection, device_id: str) -> tuple[StreamAudit, ...] | N
 
 def _audit_stream(db: sqlite3.Connection, stream_no: int, stream_id: str) -> StreamAudit:
     counters = "SELECT unnumbered, duplicates, conflicts, rejected FROM streams WHERE stream_no = ?"
-    unnumbered, duplicates, conflicts, rejected = db.execute(counters, (stream_no,)).fetchone()
-    stored, explained, last_seq = read_ranges(db, stream_no)
-    missing = known = count = 0
-    listed: list[Gap] = []
-    for gap in gaps(stored, explained, last_seq):
-        size = gap.to_seq - gap.from_seq + 1
-        missing += size
-        known += size if gap.reason is not None else 0
-        count += 1
-        if count <= GAPS_MAX:
-            listed.append(gap)
-    return StreamAudit(
-        stream_id=stream_id or None,
-        last_seq=last_seq,
-        stored=last_seq - missing,
-        unnumbered=unnumbered,
-        duplicates=duplicates,
-        conflicts=conflicts,
-        rejected=rejected,
-        missing=missing,
-        explained=known,
-        gaps=tuple(listed),
-        gaps_total=count,
-    )
+    stored, explained, _ = read_ranges(db, stream_no)
+    return account(stream_id, stored, explained, db.execute(counters, (stream_no,)).fetchone())
 
 
 def read_ranges(db: sqlite3.Connection, stream_no: int) -> tuple[list[Span], list[Gap], int]:

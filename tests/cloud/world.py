@@ -88,7 +88,7 @@ def envelope(*payloads: bytes, device="cam", stream: str | None = "s1", losses=(
 
 
 def batch(
-    *seqs: int, device="cam", stream: str | None = "s1", received_at=NOON, losses=(), rejected=(), **record
+    *seqs: int | None, device="cam", stream: str | None = "s1", received_at=NOON, losses=(), rejected=(), **record
 ) -> Batch:
     """A batch as the ledger takes it, without the way through JSON."""
     fields: dict[str, Any] = {

@@ -1,0 +1,79 @@
+"""Rows of either store as a reader of the ledger takes them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cloud.ledger import Cursor, Device, Gap, Page, StoredPrediction, StreamAudit, Tally
+from cloud.ledger.ranges import Span, gaps
+
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""A page of very large predictions ends early, so that no answer is larger than about this."""
+GAPS_MAX = 1_000
+"""How many gaps of a stream are listed; all of them are counted."""
+
+
+def read_page(limit: int, rows: Iterable[tuple[Any, ...]]) -> Page:
+    """A page of up to `limit` out of one row more: number, timestamp, payload, device, stream, received_at, late."""
+    items: list[StoredPrediction] = []
+    last: Cursor | None = None
+    size = 0
+    for number, timestamp, payload, device, stream, received_at, late in rows:
+        if len(items) == limit or (items and size + len(payload) > PAGE_BYTES_MAX):
+            return Page(tuple(items), last)
+        items.append(StoredPrediction(payload, device, stream or None, received_at, bool(late)))
+        size += len(payload)
+        last = Cursor(timestamp, number)
+    return Page(tuple(items), None)
+
+
+def read_device(row: Sequence[Any]) -> Device:
+    """A row of the fleet table."""
+    device, first, last, late, pending, lateness_s, *counts = row
+    return Device(
+        edge_device_id=device,
+        first_seen_at=first,
+        last_seen_at=last,
+        last_was_late=bool(late),
+        pending=pending,
+        tally=Tally(*counts[:2]),
+        last_hour=Tally(*counts[2:4]),
+        last_lateness_s=lateness_s,
+        missing=counts[4],
+        unexplained=counts[5],
+    )
+
+
+def account(
+    stream_id: str,
+    stored: Sequence[Span],
+    explained: Sequence[Gap],
+    counters: Sequence[int],
+) -> StreamAudit:
+    """A stream's audit, out of its ranges (disjoint and in order) and counters.
+
+    These are: unnumbered, duplicates, conflicts, rejected.
+    """
+    unnumbered, duplicates, conflicts, rejected = counters
+    last_seq = max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)
+    missing = known = count = 0
+    listed: list[Gap] = []
+    for gap in gaps(stored, explained, last_seq):
+        size = gap.to_seq - gap.from_seq + 1
+        missing += size
+        known += size if gap.reason is not None else 0
+        count += 1
+        if count <= GAPS_MAX:
+            listed.append(gap)
+    return StreamAudit(
+        stream_id=stream_id or None,
+        last_seq=last_seq,
+        stored=last_seq - missing,
+        unnumbered=unnumbered,
+        duplicates=duplicates,
+        conflicts=conflicts,
+        rejected=rejected,
+        missing=missing,
+        explained=known,
+        gaps=tuple(listed),
+        gaps_total=count,
+    )
