@@ -19,9 +19,9 @@ from hypercorn.trio import serve
 
 from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
-from cloud.ledger.sqlite import open_ledger
 from cloud.service import create_app
 from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, read_settings
+from cloud.store import open_store
 
 GRACE_S = 5.0
 """How long requests under way may take to finish once a signal has come."""
@@ -37,7 +37,7 @@ LOG_STEPS: tuple[structlog.typing.Processor, ...] = (
 
 @click.group(invoke_without_command=True)
 @click.option("--bind", metavar="HOST:PORT", help=f"Where to listen; port 0 takes any free one. [default: {BIND}]")
-@click.option("--database", metavar="PATH|URL", help=f"The SQLite file; goes before {DATABASE}.")
+@click.option("--database", metavar="PATH|URL", help=f"A SQLite file or postgresql://…; goes before {DATABASE}.")
 @click.pass_context
 def main(ctx: click.Context, bind: str | None, database: str | None) -> None:
     """Take batches of predictions over HTTP and keep them in a ledger."""
@@ -90,7 +90,7 @@ def hosting(bind: str) -> Config:
 
 async def run(settings: Settings) -> None:
     """Serve until a signal comes; then finish what is under way, close the ledger, return."""
-    async with open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger:
+    async with open_store(settings.database, retention_s=settings.retention_s) as ledger:
         app = create_app(ledger, keyring=settings.keyring, limits=settings.limits)
         config = hosting(settings.bind)
         stop = trio.Event()

@@ -17,7 +17,6 @@ from cloud.export import Exports
 from cloud.guard import guard, respond, this_request
 from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
-from cloud.ledger.sqlite import open_ledger
 from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
 from cloud.metrics import CONTENT_TYPE as METRICS_TYPE
 from cloud.metrics import Metrics
@@ -31,6 +30,7 @@ from cloud.queries import (
     read_stats_query,
 )
 from cloud.settings import Settings, read_settings
+from cloud.store import open_store
 
 ENDPOINTS = {
     "POST /log": "take a batch of predictions",
@@ -101,7 +101,7 @@ def _open_when_serving(app: QuartTrio, door: _Door, settings: Settings) -> None:
 
     async def hold_open(task_status: trio.TaskStatus[Ledger] = trio.TASK_STATUS_IGNORED) -> None:
         async with (
-            open_ledger(str(settings.database), retention_s=settings.retention_s) as ledger,
+            open_store(settings.database, retention_s=settings.retention_s) as ledger,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(settings.keyring.watch)

@@ -3,9 +3,10 @@
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import attrs
 
@@ -36,11 +37,21 @@ class SettingsWrong(Exception):
 
 
 @attrs.frozen
+class PostgresUrl:
+    """Where a PostgreSQL server is; shown without its password."""
+
+    secret: str = attrs.field(repr=False)
+
+    def __str__(self) -> str:
+        return mask_url(self.secret)
+
+
+@attrs.frozen
 class Settings:
     """What the service runs with. `repr` shows no secret: keys are hashes and hidden."""
 
-    database: Path
-    """The SQLite file."""
+    database: Path | PostgresUrl
+    """The SQLite file, or the PostgreSQL server."""
     keyring: Keyring = attrs.field(repr=False, factory=Keyring)
     retention_days: float = RETENTION_DAYS
     limits: Limits = attrs.field(factory=Limits)
@@ -99,22 +110,29 @@ def is_loopback(host: str) -> bool:
 
 
 def mask_url(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@", 1) if parts.password else url
+    """The URL without its password, wherever it stands."""
+    _, found, rest = url.partition("://")
+    user, at, _ = rest.rpartition("@")
+    if found and at and ":" in user:
+        name, _, password = user.partition(":")
+        url = url.replace(f"{name}:{password}@", f"{name}:***@", 1)
+    return re.sub(r"((?:^|[?&])(?:ssl)?password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
-def _database(name: str, value: str, errors: list[str]) -> Path:
-    takes = "takes sqlite:///relative.db, sqlite:////absolute.db or the path of a file"
+def _database(name: str, value: str, errors: list[str]) -> Path | PostgresUrl:
+    takes = (
+        "takes sqlite:///relative.db, sqlite:////absolute.db, the path of a file,"
+        " or postgresql://user:password@host:port/database"
+    )
     scheme, found, rest = value.partition("://")
     if not found:
         if value == ":memory:":
             errors.append(f"{name}: {value!r} would lose everything at the end; {takes}")
         return Path(value).expanduser()
     if scheme in ("postgres", "postgresql"):
-        errors.append(f"{name}: {mask_url(value)!r}: this version stores in SQLite only; {takes}")
-    elif scheme != "sqlite" or not rest.startswith("/") or rest in ("/", "//", "/:memory:"):
-        errors.append(f"{name}: {mask_url(value)!r} is no SQLite file; {takes}")
+        return PostgresUrl(value)
+    if scheme != "sqlite" or not rest.startswith("/") or rest in ("/", "//", "/:memory:"):
+        errors.append(f"{name}: {mask_url(value)!r} is no database of ours; {takes}")
     return Path(unquote(rest[1:]) or ".")
 
 

@@ -51,7 +51,8 @@ class Book:
             return False
         settled = [*self.stored, *(Span(gap.from_seq, gap.to_seq) for gap in touching)]
         self.explained_more += size(uncovered(settled, Span(new.from_seq, new.to_seq)))
-        self.explained = [*(old for old in self.explained if old not in touching), *after]
+        others = (old for old in self.explained if old not in touching)
+        self.explained = sorted([*others, *after], key=lambda gap: gap.from_seq)
         return True
 
 

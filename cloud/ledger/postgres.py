@@ -1,10 +1,10 @@
 """The ledger in PostgreSQL, for any number of replicas: each commits all that waits with it in one transaction."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import psycopg
@@ -39,8 +39,9 @@ READERS = 4
 """Reads at a time, each with a connection and a thread of its own; others wait."""
 CONNECT_S_MAX = 5
 """How long one attempt to connect may take."""
-START_S_MAX = 30.0
+START_S_MAX = 15.0
 """How long the server may take to answer when the ledger is opened."""
+START_PAUSE_S = 0.5
 WAIT_S_MAX = 3.0
 """How long a request waits for a connection before it hears that the store is away."""
 STATEMENT_S_MAX = 30
@@ -197,40 +198,54 @@ def _words(exc: Exception) -> str:
     return f"PostgreSQL: {str(exc).partition(chr(10))[0] or type(exc).__name__}"
 
 
-def _open(url: str, now: float) -> ConnectionPool[Connection]:
+def _open(url: str, shown: str, now: float) -> ConnectionPool[Connection]:
+    options = {
+        "autocommit": True,
+        "connect_timeout": CONNECT_S_MAX,
+        "application_name": "holdfast",
+        "options": f"-c statement_timeout={STATEMENT_S_MAX}s -c timezone=UTC",
+    }
     pool = ConnectionPool[Connection](
         url,
         min_size=1,
-        # The readers, the writer, and one to spare for a sweep.
+        # The readers, the writer, and one to spare.
         max_size=READERS + 2,
         open=False,
         check=ConnectionPool.check_connection,
         reconnect_timeout=CONNECT_S_MAX,
-        kwargs={
-            "autocommit": True,
-            "connect_timeout": CONNECT_S_MAX,
-            "application_name": "holdfast",
-            "options": f"-c statement_timeout={STATEMENT_S_MAX}s -c timezone=UTC",
-        },
+        kwargs=options,
     )
     try:
-        pool.open()
-        pool.wait(START_S_MAX)
-        with pool.connection(WAIT_S_MAX) as db:
+        with _first_connection(url, options) as db, db.transaction():
             migrate(db, now)
+    except LedgerUnusable as exc:
+        raise LedgerUnusable(f"{shown}: {exc}") from exc
+    except psycopg.ProgrammingError as exc:
+        # Its words may quote the URL, and the password in it.
+        raise LedgerUnusable(f"{shown}: {type(exc).__name__}; see the URL, and the rights of its user") from None
     except psycopg.Error as exc:
-        pool.close()
-        raise LedgerUnusable(f"{_words(exc)}; see whether it runs and takes this user") from exc
-    except LedgerUnusable:
-        pool.close()
-        raise
+        raise LedgerUnusable(f"{shown}: {_words(exc)}; see whether the server runs and takes this user") from exc
+    pool.open()
     return pool
+
+
+def _first_connection(url: str, options: Mapping[str, Any]) -> Connection:
+    """The server may be starting, too: it is asked again for a while."""
+    deadline = time.monotonic() + START_S_MAX
+    while True:
+        try:
+            return psycopg.connect(url, **options)
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(START_PAUSE_S)
 
 
 @asynccontextmanager
 async def open_postgres(
     url: str,
     *,
+    shown: str = "the PostgreSQL server",
     retention_s: float | None = None,
     now: Callable[[], float] = time.time,
     waiting_max: int = 256,
@@ -240,10 +255,11 @@ async def open_postgres(
 ) -> AsyncIterator[PostgresLedger]:
     """A ledger in the database that `url` (`postgresql://…`) names; closing it commits what still waits.
 
+    `shown` stands for the URL in what is said of it, since that may hold a password.
     `retention_s`: None keeps everything. `LedgerUnusable` where the server does not answer within `START_S_MAX` or
     can't be used; later it may go and come back, and meanwhile every call is `LedgerUnavailable`.
     """
-    pool = await trio.to_thread.run_sync(_open, url, now())
+    pool = await trio.to_thread.run_sync(_open, url, shown, now())
     try:
         queue = CommitQueue(waiting_max, waiting_bytes_max)
         ledger = PostgresLedger(pool, queue, now, reads_max)

@@ -112,23 +112,22 @@ def rows(db: Connection, query: str, values: Sequence[object] | Mapping[str, obj
 
 
 def migrate(db: Connection, now: float) -> None:
-    """Bring the tables to this version's shape and make the next days' partitions; replicas may do so at once.
+    """Bring the tables to this version's shape and make the next days' partitions, inside an open transaction.
 
-    `LedgerUnusable` where the database was made by a newer version.
+    Replicas may do so at once. `LedgerUnusable` where the database was made by a newer version.
     """
-    with db.transaction():
-        _lock(db)
-        db.execute("CREATE TABLE IF NOT EXISTS holdfast_steps (name text PRIMARY KEY, applied_at timestamptz NOT NULL)")
-        applied = {str(row[0]) for row in db.execute("SELECT name FROM holdfast_steps").fetchall()}
-        newer = applied - STEPS.keys()
-        if newer:
-            raise LedgerUnusable(f"made by a newer version (it has {', '.join(sorted(newer))}): run that version")
-        for name, statements in STEPS.items():
-            if name not in applied:
-                for statement in statements:
-                    db.execute(statement.encode())
-                db.execute("INSERT INTO holdfast_steps VALUES (%s, now())", (name,))
-        make_days(db, days_ahead(now))
+    _lock(db)
+    db.execute("CREATE TABLE IF NOT EXISTS holdfast_steps (name text PRIMARY KEY, applied_at timestamptz NOT NULL)")
+    applied = {str(row[0]) for row in db.execute("SELECT name FROM holdfast_steps").fetchall()}
+    newer = applied - STEPS.keys()
+    if newer:
+        raise LedgerUnusable(f"made by a newer version (it has {', '.join(sorted(newer))}): run that version")
+    for name, statements in STEPS.items():
+        if name not in applied:
+            for statement in statements:
+                db.execute(statement.encode())
+            db.execute("INSERT INTO holdfast_steps VALUES (%s, now())", (name,))
+    make_days(db, days_ahead(now))
 
 
 def _lock(db: Connection) -> None:

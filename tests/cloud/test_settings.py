@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloud.keys import Verdict
-from cloud.settings import SettingsWrong, read_settings
+from cloud.settings import PostgresUrl, SettingsWrong, read_settings
 
 
 def test_without_any_setting_a_database_in_the_state_folder_on_loopback():
@@ -40,7 +40,7 @@ def test_everything_wrong_is_said_at_once_and_no_secret_with_it(tmp_path):
     with pytest.raises(SettingsWrong) as caught:
         read_settings(
             {
-                "CLOUD_DATABASE_URL": "postgresql://me:hunter2@db/x",
+                "CLOUD_DATABASE_URL": "mysql://me:hunter2@db/x",
                 "CLOUD_API_KEYS": "fine s\x00cret",
                 "CLOUD_API_KEYS_FILE": str(tmp_path / "missing"),
                 "CLOUD_RETENTION_DAYS": "soon",
@@ -91,3 +91,21 @@ def test_loopback_needs_no_key(bind):
 def test_a_bind_that_is_none_is_refused(bind):
     with pytest.raises(SettingsWrong, match="--bind"):
         read_settings({}, bind=bind)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@db:5432/holdfast",
+        "postgres://me:p@ss:hunter2@db/holdfast",
+        "postgresql://db/holdfast?user=me&password=hunter2&sslmode=require",
+    ],
+)
+def test_a_postgresql_url_is_taken_and_its_password_never_shown(url):
+    settings = read_settings({"CLOUD_DATABASE_URL": url})
+    assert isinstance(settings.database, PostgresUrl)
+    assert settings.database.secret == url
+    for shown in (str(settings.database), repr(settings), repr(settings.database)):
+        assert "hunter2" not in shown
+    assert "***" in str(settings.database)
+    assert "holdfast" in str(settings.database)

@@ -1,0 +1,216 @@
+"""What only a server can do to a ledger: go away, come back, and be shared."""
+
+from functools import partial
+
+import psycopg
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chaos.postgres import postgres
+from cloud.ledger import Cursor, Gap, LedgerUnavailable, LedgerUnusable, Query, postgres_read, postgres_write
+from cloud.ledger.books import Book, window
+from cloud.ledger.postgres import _open, open_postgres
+from cloud.ledger.postgres_schema import DAYS_AHEAD, STEPS, day_of, stored_days
+from cloud.ledger.postgres_text import pack, unpack
+from cloud.ledger.ranges import Span
+from tests.cloud.world import NOON, batch
+from tests.places import MEMORY_DISK
+
+DAY = 86_400.0
+seqs = st.integers(1, 30)
+told = st.lists(
+    st.one_of(st.lists(seqs, max_size=8), st.tuples(seqs, seqs, st.sampled_from(["evicted", "expired"]))), max_size=15
+)
+
+
+@given(told)
+def test_a_book_keeps_exactly_what_was_stored_and_why_the_rest_will_not_come(told):
+    book = Book([], [])
+    stored: set[int] = set()
+    reasons: dict[int, str] = {}
+    for one in told:
+        if isinstance(one, list):
+            assert book.note_stored(set(one)) == stored & set(one)
+            stored |= set(one)
+        else:
+            low, high, reason = min(one[:2]), max(one[:2]), one[2]
+            news = any(reasons.get(n) != reason for n in range(low, high + 1))
+            assert book.explain(Gap(low, high, reason)) == news
+            reasons |= dict.fromkeys(range(low, high + 1), reason)
+    assert {n for span in book.stored for n in range(span.low, span.high + 1)} == stored
+    assert len(book.stored) == sum(n - 1 not in stored for n in stored), "ranges that adjoin must be merged"
+    assert {n: gap.reason for gap in book.explained for n in range(gap.from_seq, gap.to_seq + 1)} == reasons
+    assert book.explained == sorted(book.explained, key=lambda gap: gap.from_seq)
+    assert (book.stored_more, book.explained_more) == (len(stored), len(reasons.keys() - stored))
+    assert book.last_seq == max([0, *stored, *reasons])
+
+
+@given(st.text(alphabet="\0\1\2a"), st.text(alphabet="\0\1\2a"))
+def test_names_are_packed_without_a_zero_character_and_stay_different(name, other):
+    assert unpack(pack(name)) == name
+    assert "\0" not in pack(name)
+    assert (pack(name) == pack(other)) == (name == other)
+
+
+async def test_while_the_server_is_away_nothing_is_promised_and_afterwards_all_is_there():
+    with postgres("fsync=off", folder=MEMORY_DISK) as server:
+        async with open_postgres(server.url(), now=lambda: NOON) as ledger:
+            await ledger.ingest(batch(1))
+            await trio.to_thread.run_sync(server.stop)
+            for call in (partial(ledger.ingest, batch(2)), ledger.check, ledger.stats):
+                with pytest.raises(LedgerUnavailable, match="PostgreSQL"):
+                    await call()
+            await trio.to_thread.run_sync(server.start)
+            with trio.fail_after(60):
+                while True:
+                    try:
+                        await ledger.check()
+                        break
+                    except LedgerUnavailable:
+                        await trio.sleep(0.1)
+            answer = await ledger.ingest(batch(1, 2))
+            assert (answer.accepted, answer.duplicates) == (1, 1)
+
+
+async def test_connections_that_the_server_cut_are_replaced_before_anybody_notices(database):
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        await ledger.ingest(batch(1))
+        for n in range(2, 5):
+            with psycopg.connect(database) as db:
+                db.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            assert (await ledger.ingest(batch(n))).accepted == 1
+
+
+async def test_replicas_that_start_together_agree_on_the_tables(database):
+    async def start():
+        pool = await trio.to_thread.run_sync(_open, database, "here", NOON)
+        await trio.to_thread.run_sync(pool.close)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(start)
+    with psycopg.connect(database) as db:
+        assert db.execute("SELECT name FROM holdfast_steps").fetchall() == [(name,) for name in STEPS]
+
+
+async def test_a_transaction_that_the_server_gave_up_for_another_one_is_begun_anew(database, monkeypatch):
+    real, tries = postgres_write.ingest_all, []
+
+    def unlucky(db, batches):
+        answers = real(db, batches)
+        tries.append(answers)
+        if len(tries) < 3:
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return answers
+
+    monkeypatch.setattr(postgres_write, "ingest_all", unlucky)
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        assert (await ledger.ingest(batch(1, 2))).accepted == 2
+        assert len(tries) == 3
+        assert (await ledger.stats()).total.total_predictions == 2
+
+
+async def test_replicas_that_store_for_the_same_devices_crosswise_do_not_deadlock(database):
+    async def send(ledger, order):
+        for n in range(1, 9):
+            async with trio.open_nursery() as nursery:
+                for device in order:
+                    nursery.start_soon(ledger.ingest, batch(n, n + 1, device=device))
+
+    devices = [f"cam{n}" for n in range(6)]
+    async with open_postgres(database, now=lambda: NOON) as one, open_postgres(database, now=lambda: NOON) as other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, one, devices)
+            nursery.start_soon(send, other, devices[::-1])
+        assert (await one.stats()).total.total_predictions == 6 * 9
+        with psycopg.connect(database) as db:
+            seen = db.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
+    assert seen == (0,)
+
+
+async def test_days_are_made_ahead_and_those_past_retention_are_dropped_whole(database):
+    at = [NOON]
+    async with open_postgres(database, now=lambda: at[0]) as ledger:
+        today = day_of(NOON)
+        assert await ledger._read(stored_days) == set(range(today, today + DAYS_AHEAD + 1))
+        await ledger.ingest(batch(1))
+        await ledger.ingest(batch(2, received_at=NOON + 30 * DAY))
+        at[0] = NOON + 3 * DAY
+        await ledger.sweep_once(DAY)
+        assert min(await ledger._read(stored_days)) == today + 2
+        assert await ledger._read(stored_days) == {
+            *range(today + 2, today + 3 + DAYS_AHEAD + 1), today + 30,
+        }  # fmt: skip
+        assert len((await ledger.predictions(Query())).items) == 1
+
+
+async def test_every_unique_key_begins_with_the_device_and_no_sequence_numbers_anything(database):
+    """What lets Citus spread the tables as they are."""
+    async with open_postgres(database, now=lambda: NOON):
+        with psycopg.connect(database) as db:
+            keys = db.execute(
+                "SELECT indrelid::regclass::text, attname FROM pg_index JOIN pg_class ON pg_class.oid = indrelid"
+                " JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
+                " WHERE indisunique AND relnamespace = 'public'::regnamespace"
+            ).fetchall()
+            sequences = db.execute("SELECT count(*) FROM pg_class WHERE relkind = 'S'").fetchone()
+    assert {table for table, column in keys if column != "edge_device_id"} == {"holdfast_steps"}
+    assert len(keys) >= 7
+    assert sequences == (0,)
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(database):
+    async with open_postgres(database, now=lambda: NOON):
+        pass
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute("INSERT INTO holdfast_steps VALUES ('9_later', now())")
+    with pytest.raises(LedgerUnusable, match="9_later"):
+        async with open_postgres(database):
+            pass
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_password(monkeypatch):
+    monkeypatch.setattr("cloud.ledger.postgres.START_S_MAX", 0.0)
+    with pytest.raises(LedgerUnusable, match="the store: PostgreSQL") as caught:
+        async with open_postgres("postgresql://me:hunter2@127.0.0.1:1/x", shown="the store"):
+            pass
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_defect_of_ours_is_no_outage(database, monkeypatch):
+    """Otherwise a device would come again for ever, and nobody would look."""
+    monkeypatch.setattr(postgres_read, "check", lambda db: db.execute("SELECT no_such_column"))
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        with pytest.raises(psycopg.errors.UndefinedColumn):
+            await ledger.check()
+
+
+async def test_a_page_is_read_along_an_index_of_each_day(database):
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        await ledger.ingest(batch(1))
+        with psycopg.connect(database) as db:
+            # A planner that sees a handful of rows would sort them; what matters is that the indexes can serve.
+            for other in ("seqscan", "bitmapscan", "sort"):
+                db.execute(f"SET enable_{other} = off".encode())
+            for asked in (
+                Query(),
+                Query(since=1.0, until=2.0),
+                Query(edge_device_id="cam"),
+                Query(defect_detected=True),
+                Query(cursor=Cursor(1.0, 5)),
+            ):
+                where, values = postgres_read._of_predictions(asked)
+                query = f"EXPLAIN SELECT * FROM predictions {where} ORDER BY timestamp DESC, number DESC LIMIT 100"
+                said = "\n".join(row[0] for row in db.execute(query.encode(), values).fetchall())
+                assert "->  Sort" not in said, said
+                assert "Seq Scan" not in said, said
+
+
+def test_spans_and_gaps_of_a_window_are_what_lies_around_it():
+    assert window([batch(5, 9, losses=[(2, 3, "x")], rejected=[(11, "bad")])]) == Span(1, 12)
+    assert window([batch(None, stream=None), batch()]) is None
