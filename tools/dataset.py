@@ -35,6 +35,8 @@ TRAIN = Split("train", 0, 1_000_000)
 VAL = Split("val", 1_000_000, 1_000_000)
 TEST = Split("test", 2_000_000, 1_000_000)
 CLEAN = Split("clean", 3_000_000, 1_000_000)
+TUNE = Split("tune", 4_000_000, 1_000_000)
+"""Clean frames as well: `tools.calibrate` sets the scale of the confidences by them."""
 
 
 def label_line(box: Box, size: int) -> str:
@@ -74,9 +76,9 @@ def write_dataset(root: Path, counts: dict[Split, int]) -> Path:
     return description
 
 
-def clean_frames(count: int) -> Iterator[Image]:
+def clean_frames(split: Split, count: int) -> Iterator[Image]:
     """Frames without a defect, as the model would get them: after a trip through JPEG."""
-    for seed in CLEAN.seeds(count):
+    for seed in split.seeds(count):
         image, _ = compose(seed, (), SIZE_PX)
         _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY_MIN + seed % QUALITY_SPREAD])
         yield np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)

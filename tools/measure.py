@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.dataset import SIZE_PX, TEST, clean_frames
+from tools.dataset import CLEAN, SIZE_PX, TEST, Split, clean_frames
 from tools.surfaces import CLASSES
 
 NMS_IOU = 0.6
 """Of two boxes of one class that overlap more than this, the weaker is dropped; baked into the exported graph."""
+
+CONFIDENCE_FLOOR = 0.01
+"""The exported graph keeps no box below this."""
 
 ALARM_CONFIDENCES = (0.25, 0.3, 0.4, 0.5)
 """The confidences at which false alarms are counted, weakest first."""
@@ -53,15 +56,21 @@ def measure_precision(model: Path, description: Path) -> Precision:
     return Precision(ap50, float(found.map50), float(found.map))
 
 
-def measure_alarms(model: Path, count: int) -> Alarms:
-    """Show the model `count` clean frames and count those on which it draws a box."""
+def strongest_on_clean(model: Path, split: Split, count: int) -> list[float]:
+    """Show the model `count` clean frames of a split; gives the score of the strongest box on each, 0 without one."""
     from ultralytics.models import YOLO  # noqa: PLC0415  reads its environment when imported; see tools.offline
 
     detector: Any = YOLO(model, task="detect")
     strongest = []
-    for frame in clean_frames(count):
-        boxes = detector.predict(frame, imgsz=SIZE_PX, conf=ALARM_CONFIDENCES[0], verbose=False)[0].boxes
+    for frame in clean_frames(split, count):
+        boxes = detector.predict(frame, imgsz=SIZE_PX, conf=CONFIDENCE_FLOOR, verbose=False)[0].boxes
         strongest.append(max(boxes.conf.tolist(), default=0.0))
+    return strongest
+
+
+def measure_alarms(model: Path, count: int) -> Alarms:
+    """Show the model `count` clean frames and count those on which it draws a box."""
+    strongest = strongest_on_clean(model, CLEAN, count)
     return Alarms(count, {least: sum(1 for found in strongest if found >= least) for least in ALARM_CONFIDENCES})
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.calibrate import lower, step_for
 from tools.card import Run, render
-from tools.dataset import SIZE_PX, TEST, TRAIN, VAL, write_dataset
-from tools.measure import NMS_IOU, measure_alarms, measure_file, measure_precision
+from tools.dataset import SIZE_PX, TEST, TRAIN, TUNE, VAL, write_dataset
+from tools.measure import CONFIDENCE_FLOOR, NMS_IOU, measure_alarms, measure_file, measure_precision, strongest_on_clean
 from tools.offline import stay_offline
 from tools.surfaces import CLASSES
 
@@ -28,9 +29,6 @@ MODEL_NAME = "surface-defects.onnx"
 
 SCALE = (0.5, 0.125, 512)
 """Depth, width and most channels of the network; half as wide as the smallest that Ultralytics ships."""
-
-CONFIDENCE_FLOOR = 0.01
-"""The exported graph keeps no box below this."""
 
 BATCH = 16
 
@@ -48,6 +46,7 @@ class Options:
     val: int
     test: int
     clean: int
+    tune: int
     threads: int
     seed: int
     date: dt.date
@@ -61,7 +60,8 @@ def parse_options() -> Options:
     parser.add_argument("--train", type=int, default=1600, help="frames to train on")
     parser.add_argument("--val", type=int, default=200, help="frames that choose the best epoch")
     parser.add_argument("--test", type=int, default=400, help="held-out frames to measure on")
-    parser.add_argument("--clean", type=int, default=200, help="clean frames to count false alarms on")
+    parser.add_argument("--clean", type=int, default=1000, help="clean frames to count false alarms on")
+    parser.add_argument("--tune", type=int, default=1000, help="clean frames that set the scale of the confidences")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to train with")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of frames")
     parser.add_argument(
@@ -103,7 +103,7 @@ def fit(network: Path, description: Path, options: Options) -> Path:
         reached = trainer.metrics.get("metrics/mAP50(B)", 0.0)
         spent_s = time.monotonic() - began
         label = f"epoch {trainer.epoch + 1:3d}/{options.epochs}" if trainer.epoch < options.epochs else "best weights"
-        print(f"{label}  val mAP50 {reached:.3f}  {spent_s:6.0f} s", flush=True)
+        print(f"{label}  val mAP50 {reached:.3f}  {spent_s:6.0f} s, {time.process_time():6.0f} s of CPU", flush=True)
 
     model: Any = YOLO(network, task="detect")
     model.add_callback("on_train_start", use_threads)
@@ -145,17 +145,22 @@ def build(options: Options, folder: Path) -> None:
     description = write_dataset(folder / "frames", counts)
     print(f"drew {sum(counts.values())} frames in {time.monotonic() - began:.0f} s", flush=True)
     weights = fit(write_network(folder), description, options)
-    trained_s = time.monotonic() - began
+    trained_s, processor_s = time.monotonic() - began, time.process_time()
     model = export(weights, options.out, options.date)
+    step = step_for(strongest_on_clean(model, TUNE, options.tune))
+    lower(model, step)
     run = Run(
         date=options.date,
         command=(
             f"python -m tools.train --epochs {options.epochs} --train {options.train} --val {options.val} "
-            f"--test {options.test} --clean {options.clean} --seed {options.seed} --date {options.date}"
+            f"--test {options.test} --clean {options.clean} --tune {options.tune} "
+            f"--seed {options.seed} --date {options.date}"
         ),
-        counts={split.name: count for split, count in counts.items()},
+        counts={split.name: count for split, count in counts.items()} | {TUNE.name: options.tune},
         epochs=options.epochs,
         trained_s=trained_s,
+        processor_s=processor_s,
+        step=step,
         threads=options.threads,
         versions={name: importlib.metadata.version(name) for name in MAKERS},
         precision=measure_precision(model, description),
