@@ -69,7 +69,7 @@ def guard(app: QuartTrio, keys: Callable[[], Keys], *, loopback_only: bool) -> N
     @app.after_request
     async def introduce(response: Response) -> Response:
         response.headers["Accept-Encoding"] = wire.ENCODINGS_TAKEN
-        response.headers["Holdfast-Wire"] = "1"
+        response.headers["Holdfast-Wire"] = str(wire.WIRE_VERSION)
         response.headers["X-Request-Id"] = this_request().request_id
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)

@@ -16,6 +16,8 @@ import msgspec
 import zstandard
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+WIRE_VERSION = 1
+"""What the cloud says of itself in `Holdfast-Wire` of every answer; it grows when an older device would not do."""
 RECORD_BYTES_MAX = 256 * 1024
 """One prediction's JSON. A thousand boxes are about 80 KB."""
 BATCH_BYTES_MAX = 1024 * 1024

@@ -16,11 +16,9 @@ from typing import Any
 import attrs
 import httpx
 import pytest
-from click.testing import CliRunner
 
 from actors.ports.opening import lock
 from actors.status import Status
-from app import main
 
 APP = Path(__file__).parents[1] / "app.py"
 PATIENCE_S = 60.0
@@ -82,34 +80,6 @@ def test_buffer_in_use_names_the_process_that_has_it(tmp_path):
 @pytest.mark.process
 def test_source_that_can_not_be_understood_is_named(tmp_path):
     assert "gopher://x" in refused(tmp_path, SOURCES="gopher://x")
-
-
-# --- commands that only tell
-
-
-def command(*words: str, env: dict[str, str]) -> str:
-    done = CliRunner(env=dict.fromkeys(os.environ) | env).invoke(main, words)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_config_shows_every_setting_and_where_it_came_from_and_never_the_key(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    said = command("config", "--batch-size", "7", env=environment(tmp_path, API_KEY="s3cret-key", MAX_RETRIES=5))
-    assert "s3cret" not in said
-    rows = {line.split()[0]: line for line in said.splitlines()}
-    assert "****" in rows["CLOUD_LOGGING_API_KEY"]
-    assert rows["CLOUD_LOGGING_API_KEY"].endswith("environment API_KEY")
-    assert rows["BATCH_SIZE"].split()[1:] == ["7", "flag", "--batch-size"]
-    assert rows["MAX_RETRIES"].split()[1:] == ["5", "environment"]
-    assert rows["BATCH_TIMEOUT_SECONDS"].split()[1:] == ["10", "default"]
-
-
-def test_help_lists_every_command(tmp_path):
-    said = command("--help", env=environment(tmp_path))
-    assert {"run", "demo", "config", "version"} <= set(main.commands)
-    for name in main.commands:
-        assert f"\n  {name} " in said
 
 
 # --- a device

@@ -9,9 +9,9 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
+import attrs
 import msgspec
 import structlog
 import trio
@@ -28,9 +28,6 @@ GRACE_S = 1.0
 BODY_BYTES_MAX = 64 * 1024 * 1024
 SOCKET_PATH_BYTES_MAX = 100
 """What the system takes as a socket's name is about this long; a longer one is reached by way of its folder."""
-
-Perform = Callable[[Task], Awaitable[Done]]
-Accept = Callable[[Sequence[Prediction]], Awaitable[Sequence[Receipt]]]
 
 log = structlog.get_logger()
 
@@ -53,7 +50,16 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def create_control_app(status: Callable[[], Mapping[str, object]], perform: Perform, accept: Accept) -> QuartTrio:
+@attrs.frozen
+class Control:
+    """What the door leads to."""
+
+    status: Callable[[], Mapping[str, object]]
+    perform: Callable[[Task], Awaitable[Done]]
+    accept: Callable[[Sequence[Prediction]], Awaitable[Sequence[Receipt]]]
+
+
+def create_control_app(control: Control) -> QuartTrio:
     """`GET /status`, `POST /task` (a `Task`), `POST /accept` (predictions, to be logged as new ones)."""
     app = QuartTrio("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
@@ -62,7 +68,7 @@ def create_control_app(status: Callable[[], Mapping[str, object]], perform: Perf
 
     @app.get("/status")
     async def show() -> dict[str, object]:
-        return dict(status())
+        return dict(control.status())
 
     @app.post("/task")
     async def do_task() -> Response:
@@ -71,7 +77,7 @@ def create_control_app(status: Callable[[], Mapping[str, object]], perform: Perf
         except msgspec.DecodeError as exc:
             return _json({"error": f"not a task: {exc}"}, 400)
         try:
-            return _json(await perform(task))
+            return _json(await control.perform(task))
         except TaskRefused as exc:
             return _json({"error": exc.reason}, 409)
 
@@ -79,7 +85,7 @@ def create_control_app(status: Callable[[], Mapping[str, object]], perform: Perf
     async def do_accept() -> Response:
         try:
             predictions = msgspec.json.decode(await _body(), type=list[Prediction])
-            receipts = await accept(predictions)
+            receipts = await control.accept(predictions)
         except (msgspec.DecodeError, WireError) as exc:
             return _json({"error": str(exc)}, 400)
         return _json({"accepted": sum(receipt.accepted for receipt in receipts)})
@@ -97,8 +103,8 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, content_type="application/json")
 
 
-async def serve(db_path: Path, status: Callable[[], Mapping[str, object]], perform: Perform, accept: Accept) -> None:
-    """Serve until cancelled, then take the socket away. Where there can be none, that is told and nothing else lost.
+async def serve(control: Control, db_path: Path, stop: trio.Event) -> None:
+    """Serve until `stop`, then take the socket away. Where there can be none, that is told and nothing else lost.
 
     To be called by whoever holds the buffer's lock: a socket that is already there was left by a process that is gone.
     """
@@ -118,11 +124,10 @@ async def serve(db_path: Path, status: Callable[[], Mapping[str, object]], perfo
     config.graceful_timeout = GRACE_S
     config.include_server_header = False
     config.loglevel = "WARNING"
-    app = create_control_app(status, perform, accept)
+    app = create_control_app(control)
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(hypercorn_serve, app, config))
-            log.debug("control_door", path=str(path))
+        log.debug("control_door", path=str(path))
+        await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
     finally:
         path.unlink(missing_ok=True)
 

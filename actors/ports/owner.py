@@ -1,6 +1,7 @@
 """Whoever may change a buffer: the running device, asked through its door; without one, a store of our own."""
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from cloud.wire import Prediction, encode_prediction
 
 ANSWER_S = 60.0
 """How long a running device may take for one task; each is small, but its disk may be slow and busy."""
+DOOR_PATIENCE_S = 5.0
+"""A device that starts takes its buffer first and opens its door a moment later."""
 
 
 class NoDoor(Exception):
@@ -62,7 +65,6 @@ def owner_of(options: StoreOptions, device_id: str) -> Iterator[Owner]:
     try:
         store = Store.open(device_id, options)
     except StoreLocked:
-        # A device that has just started has the lock a moment before it opens its door.
         with _door_soon(path) as device:
             yield device
         return
@@ -79,18 +81,25 @@ def door(db_path: Path) -> Iterator["RunningDevice"]:
     path = control_path(db_path)
     try:
         with short_path(path) as name:
+            _knock(name)
             transport = httpx.HTTPTransport(uds=name)
             with httpx.Client(transport=transport, base_url="http://device", timeout=ANSWER_S) as client:
                 device = RunningDevice(client)
                 device.status()
                 yield device
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
         raise NoDoor(f"{path}: {exc.strerror}") from exc
 
 
+def _knock(name: str) -> None:
+    """Whether anybody listens: a socket that was left by a device that is gone refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.connect(name)
+
+
 @contextlib.contextmanager
-def _door_soon(db_path: Path, patience_s: float = 5.0) -> Iterator["RunningDevice"]:
-    deadline = time.monotonic() + patience_s
+def _door_soon(db_path: Path) -> Iterator["RunningDevice"]:
+    deadline = time.monotonic() + DOOR_PATIENCE_S
     while True:
         with contextlib.ExitStack() as stack:
             try:

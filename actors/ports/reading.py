@@ -46,10 +46,10 @@ class Reading:
     """Rows that are not in SQLite yet. The device may know more of them than the journal tells: which are sent."""
     _connection: sqlite3.Connection
 
-    def rows(self, where: str = "", *, count_max: int, newest: bool = False) -> list[dict[str, Any]]:
+    def rows(self, where: str = "", *, among: str = "", count_max: int, newest: bool = False) -> list[dict[str, Any]]:
         """Rows without their predictions, oldest first unless `newest`."""
         order = "DESC" if newest else "ASC"
-        return self._ask(f"SELECT {', '.join(COLUMNS)}", where, f"ORDER BY id {order} LIMIT {int(count_max)}")
+        return self._ask(f"SELECT {', '.join(COLUMNS)}", where, f"ORDER BY id {order} LIMIT {int(count_max)}", among)
 
     def one(self, seq: int) -> dict[str, Any] | None:
         """A row with its prediction; None if it is not there."""
@@ -68,9 +68,9 @@ class Reading:
             ).fetchone()
         return f"given up: {grave[0]}" if grave else "confirmed by the cloud and cleaned up since"
 
-    def spans(self, where: str) -> list[tuple[int, int]]:
+    def spans(self, where: str, *, among: str = "") -> list[tuple[int, int]]:
         """The numbers of the rows that the condition holds for, as ranges with both ends included."""
-        found = self._ask("SELECT id", where, "ORDER BY id")
+        found = self._ask("SELECT id", where, "ORDER BY id", among)
         spans: list[tuple[int, int]] = []
         for row in found:
             if spans and row["id"] == spans[-1][1] + 1:
@@ -79,10 +79,10 @@ class Reading:
                 spans.append((row["id"], row["id"]))
         return spans
 
-    def export(self, where: str = "") -> Iterator[bytes]:
+    def export(self, where: str = "", *, among: str = "") -> Iterator[bytes]:
         """A line of JSON for each row, oldest first: whose number it is, its state, and the payload byte for byte."""
         columns = ("id", "status", "buffered_at", "sent_at", "retry_count", "last_error", "prediction_data")
-        for row in self._iterate(f"SELECT {', '.join(columns)}", where, "ORDER BY id"):
+        for row in self._iterate(f"SELECT {', '.join(columns)}", where, "ORDER BY id", among):
             payload = row.pop("prediction_data").encode()
             head = msgspec.json.encode(
                 {"stream_id": self.stream_id, "edge_device_id": self.device_id, "seq": row.pop("id"), **row}
@@ -149,14 +149,16 @@ class Reading:
         with _named(self.db_path):
             return self._connection.execute(query).fetchone()
 
-    def _ask(self, select: str, where: str = "", rest: str = "") -> list[dict[str, Any]]:
-        return list(self._iterate(select, where, rest))
+    def _ask(self, select: str, where: str = "", rest: str = "", among: str = "") -> list[dict[str, Any]]:
+        return list(self._iterate(select, where, rest, among))
 
-    def _iterate(self, select: str, where: str, rest: str) -> Iterator[dict[str, Any]]:
+    def _iterate(self, select: str, where: str, rest: str, among: str) -> Iterator[dict[str, Any]]:
+        """Rows of `among` (a condition of ours) for which `where` (the operator's) holds: it can only leave out."""
         # A condition that ends in a comment must not swallow what comes behind it.
         condition = f"WHERE ({where}\n)" if where.strip() else ""
+        rows = f"(SELECT * FROM prediction_buffer WHERE {among})" if among else "prediction_buffer"  # noqa: S608
         try:
-            cursor = self._connection.execute(f"{select} FROM prediction_buffer {condition} {rest}")
+            cursor = self._connection.execute(f"{select} FROM {rows} {condition} {rest}")
             names = [column[0] for column in cursor.description]
             for row in cursor:
                 yield dict(zip(names, row, strict=True))

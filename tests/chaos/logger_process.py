@@ -15,10 +15,10 @@ from pathlib import Path
 import structlog
 import trio
 
+from actors.commands.run import heed
 from actors.pipeline import Pipeline, Ports, open_pipeline
 from actors.ports.journal import Journal
 from actors.settings import Settings
-from app import heed
 from cloud.wire import Prediction
 
 DEVICE = "logger"

@@ -1,0 +1,44 @@
+"""`audit`: the device's books against the cloud's, number by number."""
+
+import json
+
+import attrs
+import click
+import trio
+
+from actors import fitting
+from actors.audit import Finding, compare
+from actors.commands.options import fail, json_option, say, tells, with_settings
+from actors.ports.account import NoBooks, read_account
+from actors.ports.client import Unreachable
+from actors.ports.lane import thread_lane
+from actors.settings import Settings
+
+
+@click.command()
+@json_option
+@with_settings("cloud_logging_endpoint", "edge_device_id", "buffer_db_path", "timeout_seconds")
+@tells(NoBooks, ValueError)
+def audit(settings: Settings, *, as_json: bool) -> None:
+    """Compare the device's books with the cloud's, number by number.
+
+    Safe while the device runs. Exit code 0: nothing is missing; 1: something is; 2: it could not be compared.
+    """
+    try:
+        finding = trio.run(find, settings)
+    except Unreachable as exc:
+        fail(f"CLOUD_LOGGING_ENDPOINT {settings.cloud_logging_endpoint}: {exc}; nothing could be compared")
+    say(as_json, attrs.asdict(finding), [f"{settings.edge_device_id}: {finding.sentence()}"])
+    raise SystemExit(0 if finding.good else 1)
+
+
+async def find(settings: Settings) -> Finding:
+    """Ask the cloud, and hold its answer against the buffer. `NoBooks`, `Unreachable`, `ValueError`."""
+    account = read_account(settings.buffer_db_path, settings.edge_device_id)
+    async with fitting.client(settings, thread_lane()) as client:
+        answer = await client.audit(account.device_id)
+    if answer.status == 404:
+        return compare(account, {})
+    if answer.status != 200:
+        raise ValueError(f"{settings.cloud_logging_endpoint}: the cloud answered {answer.status} to the audit")
+    return compare(account, json.loads(answer.body))
