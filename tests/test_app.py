@@ -124,9 +124,9 @@ def device(folder: Path, **settings: object) -> Iterator[Device]:
 def test_device_without_a_cloud_sees_keeps_tells_and_stops(tmp_path):
     with device(tmp_path) as running:
         url = running.wait_for("status_endpoint")["url"]
-        assert httpx.get(url.replace("/status", "/health")).json() == {"status": "ok"}
+        assert httpx.get(url.replace("/status", "/health"), timeout=PATIENCE_S).json() == {"status": "ok"}
         began = time.monotonic()
-        while (status := httpx.get(url).json())["pending"] < 3:
+        while (status := httpx.get(url, timeout=PATIENCE_S).json())["pending"] < 3:
             assert time.monotonic() - began < PATIENCE_S, status
             time.sleep(0.2)
         assert status.keys() == Status.__annotations__.keys()

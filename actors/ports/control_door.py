@@ -138,7 +138,8 @@ def _listen(path: Path) -> socket.socket:
     try:
         with short_path(path) as name:
             listener.bind(name)
-        path.chmod(0o600)  # nobody can connect before hypercorn listens
+        path.chmod(0o600)  # nobody can connect before the next line
+        listener.listen()
     except OSError:
         listener.close()
         raise
