@@ -6,6 +6,7 @@ the view `prediction_buffer`, so a condition of the operator's own sees all of t
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,12 +194,12 @@ def _read(db_path: Path) -> Reading:
             "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
         ).fetchone() or ("", "", 0)
         ours = [seen for seen in segments if seen.header and seen.header.stream_id == stream_id]
-        fresh = [row for seen in ours for row in rows_of(seen, 0.0) if row.seq > last_seq]
+        fresh = [row for seen in ours for row in rows_of(seen, time.time()) if row.seq > last_seq]
         connection.executescript(_VIEW)
         connection.executemany(
             "INSERT OR IGNORE INTO temp.journal_rows (id, prediction_data, image_id, timestamp, buffered_at)"
             " VALUES (?, ?, ?, ?, ?)",
-            [(row.seq, row.payload.decode(), row.image_id, row.timestamp, row.timestamp) for row in fresh],
+            [(row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at) for row in fresh],
         )
         connection.commit()
         connection.set_authorizer(_only_reading)

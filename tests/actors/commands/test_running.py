@@ -175,7 +175,7 @@ def test_a_moved_folder_takes_its_backlog_along_whatever_the_device_is_called(ru
         try:
             device = Running(there, process, log)
             assert "recovered 5 predictions" in device.wait_for("recovered")["summary"]
-            until(control_path(there.db_path).exists)
+            until(lambda: there.json("status")["source"] == "device")
             status = there.json("status")
             assert (status["source"], status["pending"], status["last_seq"]) == ("device", 5, 5)
             assert there.json("buffer", "discard", "--where", "id = 1", "--yes")["changed"] == 1
