@@ -295,9 +295,9 @@ LIVE = frozenset(
         "cloud_logging_api_key_file",
         "model_path",
         "detector",
+        "model_device",
         "confidence",
         "iou",
-        "model_device",
         "log_level",
     }
 )
