@@ -1,4 +1,4 @@
-"""A network camera over HTTP, from the socket to the status: frames, silence, garbage, the way back."""
+"""Network cameras over HTTP and RTSP, from the socket to the status: frames, silence, garbage, the way back."""
 
 import time
 from pathlib import Path
@@ -14,6 +14,7 @@ from actors.ports.cameras import CameraSource
 from actors.ports.detectors import CallableDetector
 from actors.ports.frames import SourceDown
 from actors.settings import Settings
+from tests.actors.ports import rtsp
 from tests.actors.ports.mjpeg import camera
 
 PATIENCE_S = 60.0
@@ -38,6 +39,20 @@ def test_a_stream_gives_frames_with_ids_of_its_own_and_an_end_that_is_told():
         with pytest.raises(SourceDown, match=r"camera http://127\.0\.0\.1:\d+/stream\.mjpg gives no frames") as caught:
             read_on(source)
         assert "secret" not in str(caught.value)
+        source.close()
+
+
+def test_a_stream_over_rtsp_gives_frames_and_an_end_that_is_told():
+    with rtsp.camera() as server:
+        source = CameraSource("dock", server.address, now=lambda: 1_700_000_000.0)
+        source.open()
+        frames = [source.read() for _ in range(3)]
+        assert [frame.image_id for frame in frames] == [f"dock/1700000000.000-{n:06d}" for n in range(1, 4)]
+        assert {frame.image.shape for frame in frames} == {(rtsp.HEIGHT, rtsp.WIDTH, 3)}
+        assert abs(int(frames[-1].image.mean()) - 90) <= 2
+        server.shut = True
+        with pytest.raises(SourceDown, match=r"camera rtsp://127\.0\.0\.1:\d+/stream gives no frames"):
+            read_on(source)
         source.close()
 
 
