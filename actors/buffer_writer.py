@@ -12,10 +12,11 @@ from actors.claims import Claims
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt
 from actors.ports.chores import perform
 from actors.ports.disk import Disk
-from actors.ports.opening import DiskTrouble
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull, DiskTrouble
+from actors.ports.store import Store
 from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
+from actors.strokes import Strokes
 from actors.tail import Tail
 from actors.tasks import Chore, TaskRefused
 
@@ -54,6 +55,7 @@ async def run(
         with control:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(desk.tidy_now_and_then)
+                nursery.start_soon(desk.strokes.run)
                 nursery.start_soon(desk.serve_control, control)
                 await desk.serve_accepts(accepts, group_min, group_wait_s)
                 await desk.control_ended.wait()
@@ -81,6 +83,7 @@ class _Desk:
     trouble: str = attrs.field(default="", init=False)
     full: bool = attrs.field(default=False, init=False)
     """Whether the last accept found the buffer at its cap."""
+    strokes: Strokes = attrs.field(init=False, default=attrs.Factory(lambda self: Strokes(self.disk), takes_self=True))
     control_ended: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     # --- accepts
@@ -96,16 +99,14 @@ class _Desk:
                 self.answer(group, records)
                 self.hand_on(records)
                 self.note()
-                if self.disk.store and self.disk.store.flush_due:
-                    with contextlib.suppress(DiskTrouble):  # the rows are safe in the journal; tidy tries again
-                        await self.disk.do(Store.flush_if_writable)
+                await self.strokes.ask()
 
     async def make_durable(self, entries: Sequence[Entry]) -> list[Stored]:
         """The entries, numbered and fsynced; kept in memory where there is no disk; none if a policy refused them."""
         tidied = False
         while True:
             try:
-                records = await self.disk.do(lambda store: store.accept(entries))
+                records = await self.disk.accept(entries)
             except DiskTrouble as exc:
                 self.in_trouble(str(exc))
                 kept = self.keep_in_memory(entries)
@@ -289,7 +290,7 @@ class _Desk:
         handles = seqs_of(idle)
         self.in_flight.take(handles)
         try:
-            records = await self.disk.do(lambda store: store.accept(list(idle.values())))
+            records = await self.disk.accept(list(idle.values()))
             self.tail.forget(idle)
         finally:
             self.in_flight.give_back(handles)

@@ -109,7 +109,7 @@ def webhook(settings: Settings, lane: Callable[[], RunSync]) -> Webhook | None:
 
 async def disk(
     settings: Settings,
-    lane: RunSync,
+    lane: Callable[[], RunSync],
     *,
     now: Callable[[], float],
     new_id: Callable[[float], str],
@@ -118,7 +118,7 @@ async def disk(
 ) -> Disk:
     """The store, open if the disk lets it: a device whose disk is full or gone still starts, and sees."""
     options = store_options(settings, now=now, new_id=new_id, sync=sync, model=model)
-    made = Disk(None, partial(Store.open, settings.edge_device_id, options), lane)
+    made = Disk(None, partial(Store.open, settings.edge_device_id, options), lane(), lane())
     try:
         await made.open()
     except DiskTrouble as exc:

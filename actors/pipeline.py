@@ -86,7 +86,7 @@ async def open_pipeline(settings: Settings, ports: Ports | None = None) -> Async
         cells = Cells()
         disk = await fitting.disk(
             settings,
-            world.lane(),
+            world.lane,
             now=world.now,
             new_id=world.new_id,
             sync=world.sync,

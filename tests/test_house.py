@@ -39,6 +39,7 @@ SHARED = (
     "backoff",
     "pacing",
     "verdict",
+    "strokes",
     "tail",
     "audit",
     "reloading",

@@ -13,8 +13,8 @@ from actors import batcher, connectivity, monitor, recovery, uplink
 from actors.messages import LinkState, PipelineClosed, Receipt
 from actors.pipeline import RECOVERY_JITTER_S, Pipeline
 from actors.ports.frames import FrameUnreadable
-from actors.ports.opening import DiskTrouble, StoreLocked
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked
+from actors.ports.store import Store
 from cloud.wire import WireError
 from tests.world import DEVICE, HALF, World, open_world, prediction, predictions
 
@@ -224,7 +224,7 @@ async def test_who_waits_for_room_is_told_at_the_end_that_nothing_was_accepted(w
             await device.log(prediction(number))
         told.append(number)
 
-    monkeypatch.setattr(Store, "accept", full)
+    monkeypatch.setattr(Store, "accept_in_journal", full)
     async with trio.open_nursery() as outside:
         async with world.device(shutdown_grace_seconds=5.0) as device:
             for number in range(100):  # more than fit into the inbox
@@ -249,7 +249,7 @@ async def test_who_waits_for_an_image_is_told_at_the_end(world, autojump_clock, 
             await device.process_image(np.zeros((4, 6, 3), np.uint8), image_id=name)
         told.append(name)
 
-    monkeypatch.setattr(Store, "accept", full)
+    monkeypatch.setattr(Store, "accept_in_journal", full)
     with trio.fail_after(100):
         async with trio.open_nursery() as outside, world.device() as device:
             outside.start_soon(ask, device, "part-1")

@@ -18,10 +18,9 @@ from actors.commands.words import count, moment, size
 from actors.ports.account import NoBooks
 from actors.ports.chores import pieces
 from actors.ports.exports import Exported, read_exports
-from actors.ports.opening import DiskTrouble, StoreLocked, StoreMisplaced, new_stream_id
+from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked, StoreMisplaced, new_stream_id
 from actors.ports.owner import Owner, owner_of
 from actors.ports.reading import ConditionWrong, open_reading
-from actors.ports.store import BufferFull
 from actors.settings import Settings
 from actors.tasks import Done, Saved, Task, TaskKind, TaskRefused
 from cloud.wire import WireError

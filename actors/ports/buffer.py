@@ -311,16 +311,11 @@ class Buffer:
 
     def wal_bytes(self) -> int:
         """How large the write-ahead log is."""
-        wal = self.path.with_name(self.path.name + "-wal")
-        return wal.stat().st_size if wal.exists() else 0
+        return _size(f"{self.path}-wal")
 
     def size_bytes(self) -> int:
         """Database, WAL and shared-memory file."""
-        return sum(
-            file.stat().st_size
-            for file in (self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")))
-            if file.exists()
-        )
+        return sum([_size(f"{self.path}{end}") for end in ("", "-wal", "-shm")])
 
     def close(self) -> None:
         """Close the connection; committed rows stay."""
@@ -341,3 +336,10 @@ def bury_range(connection: sqlite3.Connection, first: int, last: int, reason: st
             "INSERT OR REPLACE INTO buffer_losses (from_seq, to_seq, reason, lost_at) VALUES (?, ?, ?, ?)",
             (first, last, reason, now),
         )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - asked for with every group, and three times as fast
+    except FileNotFoundError:
+        return 0

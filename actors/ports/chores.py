@@ -7,7 +7,8 @@ from functools import partial
 import attrs
 
 from actors.ports.buffer import Buffer, bury_range, ranges
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull
+from actors.ports.store import Store
 from actors.tasks import Done, Saved, Task, TaskKind
 from cloud.wire import WireError, check_payload
 

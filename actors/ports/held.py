@@ -10,7 +10,10 @@ from actors.seqs import Seqs, seqs_of
 
 @attrs.define
 class Held:
-    """The rows by number, in the order of acceptance. `since` is when the first of them was accepted."""
+    """The rows by number, in the order of acceptance. `since` is when the first of them was accepted.
+
+    Guarded by the store's mutex.
+    """
 
     rows: dict[int, Row] = attrs.field(factory=dict, init=False)
     since: float = attrs.field(default=0.0, init=False)
@@ -24,9 +27,15 @@ class Held:
             self.since = rows[0].buffered_at
         self.rows.update([(row.seq, row) for row in rows])
 
+    def flushed(self, rows: Sequence[Row]) -> None:
+        """They are in SQLite now."""
+        for row in rows:
+            del self.rows[row.seq]
+        self.since = next((row.buffered_at for row in self.rows.values()), 0.0)
+
     def apart(self, seqs: Seqs) -> tuple[Seqs, list[Row]]:
         """The numbers that are in SQLite, and the pending rows that are not yet."""
-        if not self.rows or all(last < min(self.rows) for _, last in seqs.spans):
+        if not self.rows or all(last < next(iter(self.rows)) for _, last in seqs.spans):
             return seqs, []
         written = seqs_of(seq for seq in seqs if seq not in self.rows)
         return written, [row for seq in seqs if (row := self.rows.get(seq)) and row.status == "pending"]
@@ -34,3 +43,8 @@ class Held:
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending row here was accepted."""
         return min((row.buffered_at for row in self.rows.values() if row.status == "pending"), default=None)
+
+    @property
+    def pending_count(self) -> int:
+        """How many here the cloud has not settled."""
+        return sum(row.status == "pending" for row in self.rows.values())

@@ -43,6 +43,10 @@ class DiskTrouble(Exception):
     """The disk does not take writes at the moment; nothing of the call counts as accepted."""
 
 
+class BufferFull(Exception):
+    """No room below BUFFER_MAX_SIZE_MB; what happens now is the operator's policy."""
+
+
 @attrs.frozen(kw_only=True)
 class StoreOptions:
     """Where the store lives and within which bounds. `now` is wall-clock seconds; `new_id` names a new stream."""

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from actors.messages import Books, Entry, Fate, Outcome
 from actors.ports.aside import Aside
 from actors.ports.buffer import Buffer
-from actors.ports.held import Held
-from actors.ports.journal import Journal, JournalError, orphans, scan, session
+from actors.ports.front import Front
+from actors.ports.journal import Journal, orphans, scan, session
 from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer
 from actors.ports.replay import Recovered, replay, rows_of
 from actors.ports.reserve import Reserve
@@ -27,11 +27,9 @@ from actors.ports.rows import Row
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Payloads, Stored
 from actors.tasks import Done
-from cloud.wire import LOSSES_MAX, Loss, number_payload
+from cloud.wire import LOSSES_MAX, Loss
 
 FLUSH_RECORDS = 1_000
-HELD_MAX = 20_000
-"""Rows that may wait in memory for a SQLite that takes none (another process holds its lock, say)."""
 FLUSH_AGE_S = 15.0
 """Longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
 STROKE_ROWS = 512
@@ -44,12 +42,8 @@ DAY_S = 86_400.0
 CLEANUP_EVERY_S = 3_600.0
 
 
-class BufferFull(Exception):
-    """No room below BUFFER_MAX_SIZE_MB; what happens now is the operator's policy."""
-
-
 class Store:
-    """One device's disk. Not for two threads at once; every method blocks on the disk.
+    """One device's disk; every method blocks on it. Only `accept_in_journal` may run in a thread beside all others.
 
     `open()` may raise `StoreLocked` or `DiskTrouble`; the others say what they raise.
     """
@@ -63,18 +57,11 @@ class Store:
         self._device_id = device_id
         self._lock_fd = lock_fd
         self._options = options
-        self._held = Held()
-        self.journal_trouble = ""
-        """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
-        self._try_journal = False
-        self._reserve = Reserve(options.reserve_path, options.reserve_bytes)
-        self._aside = Aside(options)
+        self._reserve, self._aside = Reserve(options.reserve_path, options.reserve_bytes), Aside(options)
         self._cleaned_at = 0.0
         describe = session(stream_id, device_id, options.model, options.now())
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
-        self._next_seq = 1
-        self.pending_count = 0
-        """Predictions that the cloud has not confirmed."""
+        self._front = Front(options, self._journal, self._size_bytes)
         self.failed_count = 0
         """Predictions in quarantine."""
         self.sent_count = 0
@@ -109,7 +96,7 @@ class Store:
                 fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
             replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside)
-            store.recovered, store._next_seq = replayed.recovered, replayed.last_seq + 1
+            store.recovered, store._front.next_seq = replayed.recovered, replayed.last_seq + 1
             store._count()
             store._reserve.make()
             store._aside.keep_within(options.set_aside_bytes_max)
@@ -119,61 +106,58 @@ class Store:
         return store
 
     def _count(self) -> None:
-        self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
-        self.sent_count = self._buffer.totals().sent
+        """Count anew what a change from outside has moved; under the mutex, or before anybody accepts."""
+        self._front.pending_count = self._buffer.count("pending") + self._front.held.pending_count
+        self.failed_count, self.sent_count = self._buffer.count("failed"), self._buffer.totals().sent
 
     @property
     def last_seq(self) -> int:
         """The highest number given out."""
-        return self._next_seq - 1
+        return self._front.next_seq - 1
+
+    @property
+    def pending_count(self) -> int:
+        """Predictions that the cloud has not confirmed."""
+        return self._front.pending_count
+
+    @property
+    def journal_trouble(self) -> str:
+        """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
+        return self._front.trouble
 
     # --- accept
 
     def accept(self, entries: Sequence[Entry]) -> list[Stored]:
         """Make predictions durable and number them, in order, without holes. `BufferFull`, `DiskTrouble`."""
+        stored = self.accept_in_journal(entries)
+        return self._accept_in_sqlite(entries) if stored is None else stored
+
+    def accept_in_journal(self, entries: Sequence[Entry]) -> list[Stored] | None:
+        """`accept` without SQLite's help; None while the journal can't be written. `BufferFull`, `DiskTrouble`."""
         if not self._reserve.held:
             raise DiskTrouble(f"{self._options.db_path.parent}: the disk is full")
-        first_seq = self._next_seq
-        stored = [Stored(seq, number_payload(seq, entry.body)) for seq, entry in enumerate(entries, first_seq)]
-        if self.size_bytes() + sum([len(record.payload) for record in stored]) > self._options.accept_bytes_max:
-            raise BufferFull(f"{self._options.db_path.parent}: {self.size_bytes()} bytes")
-        now = self._options.now()
-        rows = [Row(s.seq, s.payload, e.image_id, e.timestamp, now) for s, e in zip(stored, entries, strict=True)]
-        if not (self._options.journal and self._append(first_seq, rows)):
-            self._insert_durably(rows)
-        self._next_seq += len(stored)
-        self.pending_count += len(stored)
-        return stored
+        return self._front.accept(entries)
+
+    def _accept_in_sqlite(self, entries: Sequence[Entry]) -> list[Stored]:
+        """A commit with an fsync of its own; what the journal alone holds goes with it."""
+        try:
+            with self._front.mutex:
+                self._flush()
+                rows = self._front.number(entries)
+                self._buffer.insert(rows, last_seq=rows[-1].seq, durable=True)
+                return self._front.give_out(rows)
+        except BufferUnwritable as exc:
+            raise DiskTrouble(f"{exc}; {self.journal_trouble}".rstrip("; ")) from exc
 
     @property
     def flush_due(self) -> bool:
         """Whether enough rows wait for a stroke to SQLite; better made once the receipts are out than before."""
-        return len(self._held) >= FLUSH_RECORDS
+        return self.held_count >= FLUSH_RECORDS
 
-    def _append(self, first_seq: int, rows: Sequence[Row]) -> bool:
-        """Commit in the journal; False where it can't be written, and from then on until the next `tidy`."""
-        if self.journal_trouble and not self._try_journal:
-            return False
-        self._try_journal = False
-        if len(self._held) >= HELD_MAX:
-            self.journal_trouble = "SQLite takes no rows, and the journal alone must not grow without bound"
-            return False
-        try:
-            self._journal.append(first_seq, [row.payload for row in rows])
-        except JournalError as exc:
-            self.journal_trouble = str(exc)
-            return False
-        self.journal_trouble = ""
-        self._held.add(rows)
-        return True
-
-    def _insert_durably(self, rows: Sequence[Row]) -> None:
-        """Commit in SQLite, fsynced, with what the journal alone holds."""
-        try:
-            self._flush()
-            self._buffer.insert(rows, last_seq=rows[-1].seq, durable=True)
-        except BufferUnwritable as exc:
-            raise DiskTrouble(f"{exc}; {self.journal_trouble}".rstrip("; ")) from exc
+    @property
+    def held_count(self) -> int:
+        """Rows that the journal alone holds."""
+        return len(self._front.held)
 
     # --- deliver
 
@@ -181,7 +165,7 @@ class Store:
         """A page of the backlog: the oldest above `after`, or the newest below it (0: from the end). `DiskTrouble`."""
         try:
             page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
-            if self._held and (not page or (newest and not after)):
+            if self._front.held and (not page or (newest and not after)):
                 self._flush()
                 page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
             return page  # noqa: TRY300
@@ -213,27 +197,32 @@ class Store:
         return DiskTrouble(str(error))
 
     def _settle_one(self, outcome: Outcome, now: float) -> None:
-        written, held = self._held.apart(outcome.seqs)
+        written, held = self._front.apart(outcome.seqs)
         error = outcome.error or ""
         match outcome.fate:
             case Fate.SENT:
-                marked = self._buffer.mark_sent(written, now) + len(held)
-                self.pending_count -= marked
-                self.sent_count += marked
-                for row in held:
-                    row.status, row.sent_at = "sent", now
+                marked = self._buffer.mark_sent(written, now)
+                self._settled("sent", marked, held, now)
                 self._buffer.confirm_losses(outcome.losses, now)
             case Fate.QUARANTINED:
-                marked = self._buffer.mark_failed(written, error) + len(held)
-                self.pending_count -= marked
-                self.failed_count += marked
-                for row in held:
-                    row.status, row.last_error = "failed", error
+                marked = self._buffer.mark_failed(written, error)
+                self._settled("failed", marked, held, None, error)
             case Fate.RELEASED if outcome.error is not None:
                 self._buffer.mark_retried(written, error)
                 for row in held:
                     row.retry_count += 1
                     row.last_error = error
+
+    def _settled(
+        self, status: str, marked: int, held: Sequence[Row], sent_at: float | None, error: str | None = None
+    ) -> None:
+        for row in held:
+            row.status, row.sent_at, row.last_error = status, sent_at, error
+        self._front.settled(marked + len(held))
+        if status == "sent":
+            self.sent_count += marked + len(held)
+        else:
+            self.failed_count += marked + len(held)
 
     # --- space
 
@@ -242,7 +231,7 @@ class Store:
         try:
             self._flush()
             gone = self._buffer.evict(STROKE_ROWS, "evicted", self._options.now())
-            self.pending_count -= gone
+            self._front.settled(gone)
             self._give_back()
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
@@ -254,10 +243,10 @@ class Store:
         `DiskTrouble` where the disk does not let it.
         """
         now = self._options.now()
-        self._try_journal = True
+        self._front.try_journal = True
         try:
             self._aside.look()
-            if self._held and now - self._held.since >= FLUSH_AGE_S:
+            if self._front.held and now - self._front.held.since >= FLUSH_AGE_S:
                 self._flush()
             if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
                 self._retire()
@@ -275,7 +264,7 @@ class Store:
         Where no sent row is left, what was set aside goes: it is worth less than the next prediction.
         """
         self._flush()
-        self._journal.rotate()
+        self._front.end_segment()
         gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=now + DAY_S)
         self._give_back()
         if not gone:
@@ -298,36 +287,36 @@ class Store:
 
     def _retire(self, *, truncate: bool = False) -> None:
         """Delete the segments whose rows are all in SQLite, once SQLite is synced."""
-        self._flush()
+        flushed_up_to = self._flush()
         if self._buffer.checkpoint(truncate=truncate):
-            self._journal.retire(self._next_seq - 1)
+            self._front.retire(flushed_up_to)
 
-    def flush_if_writable(self) -> None:
-        """A flush that may wait: the journal holds the rows, so an accept does not fail for SQLite's sake."""
+    def flush_if_writable(self) -> bool:
+        """A flush that may wait: the journal holds the rows. False where SQLite does not take them now."""
         try:
             self._flush()
         except BufferUnwritable:
-            self._held.since = self._options.now()
+            return False
         except BufferDamaged:
             self.needs_rebuild = True
+        return not self.needs_rebuild
 
-    def _flush(self) -> None:
-        """Move what the journal alone holds into SQLite, in one transaction."""
-        if not self._held:
-            return
-        rows, unwanted = list(self._held.rows.values()), 0
-        if self._options.cleanup_days == 0:
-            kept = [row for row in rows if row.status != "sent"]
-            unwanted, rows = len(rows) - len(kept), kept
-        self._buffer.insert(rows, last_seq=self._next_seq - 1, unwritten_sent=unwanted)
-        self._held.rows.clear()
+    def _flush(self) -> int:
+        """Move what the journal alone holds into SQLite, in one transaction; up to which number all is there then."""
+        held, last_seq = self._front.waiting()
+        if held:
+            kept = [row for row in held if row.status != "sent"] if self._options.cleanup_days == 0 else held
+            self._buffer.insert(kept, last_seq=last_seq, unwritten_sent=len(held) - len(kept))
+            self._front.flushed(held)
+        return last_seq
 
     def amend(self, change: Callable[[Buffer, float], Done]) -> Done:
         """Work of an operator (`chores.py`) on rows at rest: flushed before, counted anew after. `DiskTrouble`."""
         try:
             self._flush()
             done = change(self._buffer, self._options.now())
-            self._count()
+            with self._front.mutex:
+                self._count()
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
         return done
@@ -336,16 +325,21 @@ class Store:
 
     def size_bytes(self) -> int:
         """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
+        with self._front.mutex:
+            return self._size_bytes()
+
+    def _size_bytes(self) -> int:
         others = self._reserve.size_bytes + self._aside.bytes_beside
         return self._buffer.size_bytes() + self._journal.size_bytes + others
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
-        oldest = (self._buffer.oldest_pending_at() or self._held.oldest_pending_at()) if self.pending_count else None
+        pending = self.pending_count
+        oldest = (self._buffer.oldest_pending_at() or self._front.oldest_pending_at()) if pending else None
         return Books(
             stream_id=self.stream_id,
             last_seq=self.last_seq,
-            pending=self.pending_count,
+            pending=pending,
             sent=self.sent_count,
             failed=self.failed_count,
             evicted=self._buffer.totals().evicted,
@@ -366,21 +360,26 @@ class Store:
         even that works now: call it again before anything else (`needs_rebuild`); a restart would do the same.
         """
         self.needs_rebuild = True
+        with self._front.mutex:  # what is accepted meanwhile could be in a segment that was read, and not yet held
+            self._rebuild()
+        self.needs_rebuild = False
+
+    def _rebuild(self) -> None:
         self._buffer.close()
         try:
             mark_damaged(self._options.db_path)
             self._buffer, salvage = open_buffer(self._options)
             fill(self._buffer, salvage, self._options, self.stream_id, self._device_id)
             for path in orphans(self._options.journal_folder):
-                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._held.rows]
+                held = self._front.held.rows
+                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in held]
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
             self._buffer.keep_buried()
             self._aside.keep_within(self._options.set_aside_bytes_max)
-            self.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
+            self._front.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
-        self.needs_rebuild = False
 
     def close(self) -> None:
         """Bring everything into SQLite, sync it, and remove the segments: the next start has nothing to replay.
@@ -388,7 +387,7 @@ class Store:
         Where the disk does not let it, the journal simply stays for the next start.
         """
         try:
-            self._journal.rotate()
+            self._front.end_segment()
             if not self.needs_rebuild:
                 self._retire(truncate=True)
         except (BufferUnwritable, OSError):

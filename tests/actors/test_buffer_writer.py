@@ -17,6 +17,7 @@ from actors.ports.opening import DiskTrouble, StoreOptions
 from actors.ports.store import Store
 from actors.seqs import Stored
 from actors.settings import WhenFull
+from actors.strokes import PATIENCE_S
 from actors.tail import TAIL_MAX
 
 
@@ -92,6 +93,7 @@ def start(
     group_min: int = 1,
     group_wait_s: float = 0.1,
     lane: Lane | None = None,
+    accept_lane: Lane | None = None,
     opened: bool = True,
 ) -> Writer:
     options = StoreOptions(
@@ -104,7 +106,7 @@ def start(
         sync=sync or Syncs(),
     )
     open_store = partial(Store.open, "cam", options)
-    disk = Disk(open_store() if opened else None, open_store, lane or Lane())
+    disk = Disk(open_store() if opened else None, open_store, lane or Lane(), accept_lane or lane or Lane())
     accepts_in, accepts = trio.open_memory_channel[Accept](64)
     control_in, control = trio.open_memory_channel[PageRequest | Outcome](64)
     stored, stored_out = trio.open_memory_channel[Stored](live)
@@ -407,6 +409,49 @@ async def test_drop_newest_turns_away_with_a_receipt_that_says_so(folder, autoju
         assert [receipt.seq for receipt in kept] == list(range(1, len(kept) + 1))
         assert {receipt.seq for receipt in receipts if not receipt.durable} == {None}
         assert writer.books.value.turned_away == 3_000 - len(kept)
+        writer.stop()
+
+
+@attrs.define
+class HungLane(Lane):
+    """SQLite's lock is with another process: whoever wants it waits."""
+
+    free: trio.Event = attrs.field(factory=trio.Event)
+
+    async def __call__(self, function, /, *args, **kwargs):
+        await self.free.wait()
+        return await super().__call__(function, *args, **kwargs)
+
+
+async def test_accepts_never_wait_for_whoever_holds_the_lock_of_sqlite(folder, autojump_clock):
+    """The journal carries what SQLite does not take; one patience for it in all, then none, until it is back."""
+    lane = HungLane()
+    lane.free.set()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, accept_lane=Lane(), live=0)
+        await writer.log(body())
+        lane.free = trio.Event()
+        began = trio.current_time()
+        for _ in range(100):
+            receipts = await writer.log(*(body() for _ in range(100)))
+            assert all(receipt.durable for receipt in receipts)
+        assert trio.current_time() - began <= PATIENCE_S
+        assert writer.store.held_count > 9_000
+        lane.free.set()
+        await trio.sleep(2)
+        assert writer.store.held_count == 0
+        assert writer.books.value.pending == 10_001
+        assert writer.books.value.degraded == ""
+        writer.stop()
+
+
+async def test_rows_move_to_sqlite_beside_the_accepts(folder, autojump_clock):
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, live=0)
+        for _ in range(30):
+            await writer.log(*(body() for _ in range(100)))
+        await wait_all_tasks_blocked()
+        assert writer.store.held_count < 1_000
         writer.stop()
 
 

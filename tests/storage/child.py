@@ -25,8 +25,8 @@ import msgspec
 from actors.messages import Entry, Fate, Outcome
 from actors.ports import store as store_room
 from actors.ports.journal import Journal
-from actors.ports.opening import DiskTrouble, StoreOptions, damage_marker
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull, DiskTrouble, StoreOptions, damage_marker
+from actors.ports.store import Store
 from actors.seqs import Stored
 
 DEVICE = "cam-1"

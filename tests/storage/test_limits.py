@@ -12,8 +12,8 @@ import google_crc32c
 import pytest
 
 from actors.messages import Fate, Outcome
-from actors.ports.opening import DiskTrouble
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull, DiskTrouble
+from actors.ports.store import Store
 from tests.storage.child import DEVICE, Clock, Order, entries, options
 from tests.storage.fixtures import Told, device, start
 from tests.storage.test_kills import keep_books

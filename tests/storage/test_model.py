@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from actors.messages import Fate, Outcome
 from actors.ports import store as store_room
 from actors.ports.journal import Journal, decode_line, orphans
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull
+from actors.ports.store import Store
 from tests.places import MEMORY_DISK
 from tests.storage.child import DEVICE, Clock, Order, entries, options
 from tests.storage.fixtures import Told, look

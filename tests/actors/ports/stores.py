@@ -7,8 +7,8 @@ from pathlib import Path
 import attrs
 
 from actors.messages import Entry, Fate, Outcome
-from actors.ports.opening import StoreOptions
-from actors.ports.store import BufferFull, Store
+from actors.ports.opening import BufferFull, StoreOptions
+from actors.ports.store import Store
 
 DEVICE = "cam-1"
 

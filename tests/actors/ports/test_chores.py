@@ -11,9 +11,9 @@ import pytest
 
 from actors.messages import Entry, Fate, Outcome
 from actors.ports.chores import perform, pieces
-from actors.ports.opening import StoreOptions
+from actors.ports.opening import BufferFull, StoreOptions
 from actors.ports.reading import open_reading
-from actors.ports.store import BufferFull, Store
+from actors.ports.store import Store
 from actors.tasks import Done, Saved, Task, TaskKind
 from cloud.wire import encode_prediction
 from tests.world import prediction

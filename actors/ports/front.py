@@ -1,0 +1,115 @@
+"""The half of the store that accepts: numbers, the journal, and the rows that it alone holds. No SQLite."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from actors.messages import Entry
+from actors.ports.held import Held
+from actors.ports.journal import Journal, JournalError
+from actors.ports.opening import BufferFull, StoreOptions
+from actors.ports.rows import Row
+from actors.seqs import Seqs, Stored
+from cloud.wire import number_payload
+
+HELD_MAX = 20_000
+"""Rows that may wait in memory for a SQLite that takes none (another process holds its lock, say)."""
+
+
+@attrs.define
+class Front:
+    """One thread may `accept` here while another one does the rest of the store's work; `mutex` is between them."""
+
+    options: StoreOptions
+    journal: Journal
+    size_bytes: Callable[[], int]
+    """Every byte that the store owns, the journal among them."""
+    mutex: threading.RLock = attrs.field(factory=threading.RLock, init=False)
+    """Around all that stands below, and the journal. Nobody waits for SQLite under it but who replaces the journal."""
+    held: Held = attrs.field(factory=Held, init=False)
+    next_seq: int = attrs.field(default=1, init=False)
+    pending_count: int = attrs.field(default=0, init=False)
+    """Predictions that the cloud has not confirmed."""
+    trouble: str = attrs.field(default="", init=False)
+    """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
+    try_journal: bool = attrs.field(default=False, init=False)
+    """Whether the next group may see if the journal takes it again."""
+
+    def accept(self, entries: Sequence[Entry]) -> list[Stored] | None:
+        """Number and commit in the journal; None where that can't be written now. `BufferFull`."""
+        with self.mutex:
+            rows = self.number(entries)
+            if not (self.options.journal and self._append(rows)):
+                return None
+            self.held.add(rows)
+            return self.give_out(rows)
+
+    def number(self, entries: Sequence[Entry]) -> list[Row]:
+        """The rows that the entries will be, if there is room for them. `BufferFull`."""
+        now = self.options.now()
+        rows = [
+            Row(seq, number_payload(seq, entry.body), entry.image_id, entry.timestamp, now)
+            for seq, entry in enumerate(entries, self.next_seq)
+        ]
+        size = self.size_bytes()
+        if size + sum([len(row.payload) for row in rows]) > self.options.accept_bytes_max:
+            raise BufferFull(f"{self.options.db_path.parent}: {size} bytes")
+        return rows
+
+    def give_out(self, rows: Sequence[Row]) -> list[Stored]:
+        """They are durable: their numbers are never given to others."""
+        self.next_seq += len(rows)
+        self.pending_count += len(rows)
+        return [Stored(row.seq, row.payload) for row in rows]
+
+    def _append(self, rows: Sequence[Row]) -> bool:
+        """Commit in the journal; False where it can't be written, and from then on until it may be tried again."""
+        if self.trouble and not self.try_journal:
+            return False
+        self.try_journal = False
+        if len(self.held) >= HELD_MAX:
+            self.trouble = "SQLite takes no rows, and the journal alone must not grow without bound"
+            return False
+        try:
+            self.journal.append(rows[0].seq, [row.payload for row in rows])
+        except JournalError as exc:
+            self.trouble = str(exc)
+            return False
+        self.trouble = ""
+        return True
+
+    def waiting(self) -> tuple[list[Row], int]:
+        """The rows that SQLite lacks, and the number up to which all is there once it has them."""
+        with self.mutex:
+            return list(self.held.rows.values()), self.next_seq - 1
+
+    def flushed(self, rows: Sequence[Row]) -> None:
+        """SQLite has these now."""
+        with self.mutex:
+            self.held.flushed(rows)
+
+    def apart(self, seqs: Seqs) -> tuple[Seqs, list[Row]]:
+        """The numbers that are in SQLite, and the pending rows that are not yet."""
+        with self.mutex:
+            return self.held.apart(seqs)
+
+    def oldest_pending_at(self) -> float | None:
+        """When the oldest pending row that SQLite lacks was accepted."""
+        with self.mutex:
+            return self.held.oldest_pending_at()
+
+    def settled(self, count: int) -> None:
+        """So many are pending no longer."""
+        with self.mutex:
+            self.pending_count -= count
+
+    def end_segment(self) -> None:
+        """The next group begins a new one."""
+        with self.mutex:
+            self.journal.rotate()
+
+    def retire(self, up_to_seq: int) -> None:
+        """Delete the full segments that end at or below this number."""
+        with self.mutex:
+            self.journal.retire(up_to_seq)
