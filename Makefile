@@ -15,7 +15,7 @@ PROGRESS := sed -n -e '/^ *Downloading .*[0-9][0-9]\.*[0-9]* [MG]B/p' -e 's/^Ins
 QUIET := ignore:Editable installation
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format model bench-storage bench-delivery bench-vision clean
+.PHONY: help install run test lint format model chaos bench-storage bench-delivery bench-vision clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make install  only install, into $(VENV)"
 	@echo "make lint     ruff and mypy;  make format  let ruff rewrite the sources"
 	@echo "make model    train the built-in model anew (make model ARGS='--epochs 1')"
+	@echo "make chaos    every fault of docs/proof.md against real processes (ARGS=--short: some minutes; root can do more)"
 	@echo "make bench-storage, bench-delivery, bench-vision    measure what it costs (5 to 10 minutes each)"
 	@echo "make clean    remove $(VENV) and all caches"
 
@@ -72,6 +73,9 @@ model: $(VENV)/.trainable
 $(VENV)/.benched: $(VENV)/.installed
 	@$(PIP) install --quiet --group bench
 	@touch $@
+
+chaos: $(VENV)/.installed
+	@$(PY) -m chaos run all $(ARGS)
 
 bench-storage: $(VENV)/.benched
 	@$(PY) -m bench.storage $(ARGS)

@@ -1,4 +1,4 @@
-"""Proxy: a TCP wire between device and cloud that can be cut, silenced and healed while both ends are real.
+"""Proxy: a TCP wire between device and cloud that can be cut, silenced, slowed and healed while both ends are real.
 
 In a program: `port = await nursery.start(proxy.serve)`, then `proxy.sever()`, `proxy.blackhole()`, `proxy.heal()`, each
 in force when it returns. From a shell: `python -m chaos.proxy --target 127.0.0.1:8001`, then a command a line on stdin.
@@ -7,6 +7,7 @@ in force when it returns. From a shell: `python -m chaos.proxy --target 127.0.0.
 import argparse
 import contextlib
 import enum
+import math
 import os
 import socket
 import struct
@@ -24,10 +25,12 @@ CONNECTIONS_MAX: Final = 256
 BACKLOG_MAX: Final = 128
 LINE_BYTES_MAX: Final = 1_024
 STDIN_FD: Final = 0
+TEAR_AFTER_S: Final = 0.02
+"""Half an answer gets so long to be read before the reset: a reset throws away what the reader has not taken."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing throws unsent bytes away and sends RST."""
 
-COMMANDS: Final = ("sever", "blackhole", "heal", "quit")
+COMMANDS: Final = ("sever", "blackhole", "one_way", "tear_answers", "heal", "quit")
 
 
 class Mode(enum.Enum):
@@ -39,6 +42,10 @@ class Mode(enum.Enum):
     """Nobody listens: a new connection is refused by the kernel, as by a cloud that is not there."""
     BLACKHOLE = "blackhole"
     """Connections open, everything sent is swallowed, nothing ever comes back: as a broken route or a dead firewall."""
+    ONE_WAY = "one way"
+    """Requests arrive, answers do not: the cloud stores, and the device can't know."""
+    TEAR_ANSWERS = "tear answers"
+    """Requests arrive; of each answer the first half does, and then the connection is reset."""
 
 
 @attrs.define(eq=False)
@@ -63,6 +70,10 @@ class Proxy:
     target_host: str
     target_port: int
     mode: Mode = attrs.field(default=Mode.UP, init=False)
+    delay_s: float = attrs.field(default=0.0, init=False)
+    """How long what was read waits before it is carried on, in each direction."""
+    bytes_per_s: float = attrs.field(default=math.inf, init=False)
+    """How fast each direction of a connection carries."""
     port: int = attrs.field(default=0, init=False)
     """Where it listens; 0 until `serve` has started."""
     connections: int = attrs.field(default=0, init=False)
@@ -113,12 +124,32 @@ class Proxy:
         self.mode = Mode.BLACKHOLE
         self._listen()
 
+    def one_way(self) -> None:
+        """Requests arrive, answers are swallowed."""
+        self.mode = Mode.ONE_WAY
+        self._listen()
+
+    def tear_answers(self) -> None:
+        """Each answer's connection is reset in the middle of it."""
+        self.mode = Mode.TEAR_ANSWERS
+        self._listen()
+
+    def slow(self, *, delay_s: float, bytes_per_s: float) -> None:
+        """Carry late and slowly, as a satellite does. Loss can't be had here: TCP below us repeats what is lost."""
+        self.delay_s, self.bytes_per_s = delay_s, bytes_per_s
+
     def heal(self) -> None:
-        """Carry again. Connections that lived through a blackhole are reset: bytes of theirs may be missing."""
-        if self.mode is Mode.BLACKHOLE:
+        """Carry again, at full speed. Connections whose bytes were swallowed are reset: some of theirs are missing."""
+        if self.mode in (Mode.BLACKHOLE, Mode.ONE_WAY):
             self._reset_all()
+        self.slow(delay_s=0.0, bytes_per_s=math.inf)
         self.mode = Mode.UP
         self._listen()
+
+    def turn_to(self, port: int) -> None:
+        """Lead to another port of the target's host from now on; live connections are reset."""
+        self.target_port = port
+        self._reset_all()
 
     def _listen(self) -> None:
         if self._listener is not None:
@@ -172,22 +203,33 @@ class Proxy:
             self._live.remove(connection)
 
     async def _pump(self, connection: _Connection, source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        """Carry one direction to its end; in a blackhole take what comes and tell nobody, not even of the end."""
+        """Carry one direction to its end; what is swallowed is swallowed with its end."""
+        upwards = source is connection.device
         try:
             while data := await source.receive_some(CHUNK_BYTES_MAX):
-                if self.mode is Mode.BLACKHOLE:
+                if self.delay_s or self.bytes_per_s < math.inf:
+                    await trio.sleep(self.delay_s + len(data) / self.bytes_per_s)
+                if self._swallows(upwards=upwards):
                     self.bytes_swallowed += len(data)
                     continue
+                if self.mode is Mode.TEAR_ANSWERS and not upwards:
+                    await sink.send_all(data[: len(data) // 2])
+                    await trio.sleep(TEAR_AFTER_S)
+                    connection.reset()
+                    return
                 await sink.send_all(data)
-                if source is connection.device:
+                if upwards:
                     self.bytes_up += len(data)
                 else:
                     self.bytes_down += len(data)
-            if self.mode is Mode.BLACKHOLE:
+            if self._swallows(upwards=upwards):
                 await trio.sleep_forever()
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             connection.reset()
+
+    def _swallows(self, *, upwards: bool) -> bool:
+        return self.mode is Mode.BLACKHOLE or (self.mode is Mode.ONE_WAY and not upwards)
 
     async def _swallow(self, source: trio.SocketStream) -> NoReturn:
         """The life of a connection made in a blackhole: it ends when it is reset."""

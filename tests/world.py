@@ -129,6 +129,8 @@ class World:
     wire: Wire
     web: httpx.AsyncClient
     syncs: Syncs = attrs.Factory(Syncs)
+    device_wire: httpx.AsyncBaseTransport | None = None
+    """What lies between the device and `wire`, where a test puts something there."""
 
     def device(self, **knobs: Any) -> Any:
         """A device with the defaults of the documents; `knobs` are its settings."""
@@ -136,7 +138,9 @@ class World:
         settings = Settings(cloud_logging_endpoint="http://cloud.test/log", **fields)
         timeout_s = settings.timeout_seconds
         endpoint = settings.cloud_logging_endpoint
-        client = CloudClient(endpoint, timeout_s=timeout_s, key=ApiKey(), run_sync=run_inline, transport=self.wire)
+        client = CloudClient(
+            endpoint, timeout_s=timeout_s, key=ApiKey(), run_sync=run_inline, transport=self.device_wire or self.wire
+        )
         ports = Ports(
             now=now,
             rng=Halfway(),
