@@ -207,6 +207,53 @@ async def test_a_blackhole_can_follow_a_cut():
             assert await is_silent(stream)
 
 
+async def test_on_a_one_way_wire_the_cloud_hears_and_is_not_heard_until_it_is_healed():
+    async with wired() as (proxy, cloud), await dial(proxy) as stream:
+        proxy.one_way()
+        await stream.send_all(b"hello")
+        assert await is_silent(stream)
+        assert bytes(cloud.heard) == b"hello"
+        assert proxy.bytes_swallowed == len(b"hello")
+        proxy.heal()
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        async with await dial(proxy) as again:
+            assert await exchange(again, b"world") == b"world"
+
+
+async def test_a_torn_answer_ends_in_a_reset_after_its_first_half():
+    async with wired() as (proxy, cloud), await dial(proxy) as stream:
+        proxy.tear_answers()
+        await stream.send_all(b"helloworld")
+        assert await stream.receive_some() == b"hello"
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        assert bytes(cloud.heard) == b"helloworld"
+
+
+async def test_a_slow_wire_carries_late_and_no_faster_than_it_is_wide():
+    async with wired() as (proxy, _), await dial(proxy) as stream:
+        proxy.slow(delay_s=0.05, bytes_per_s=1_000)
+        began = trio.current_time()
+        assert await exchange(stream, bytes(100)) == bytes(100)
+        assert trio.current_time() - began >= 2 * (0.05 + 0.1)
+        proxy.heal()
+        began = trio.current_time()
+        assert await exchange(stream, bytes(100)) == bytes(100)
+        assert trio.current_time() - began < 2 * (0.05 + 0.1)
+
+
+async def test_a_wire_that_leads_elsewhere_resets_what_was_live():
+    async with wired() as (proxy, cloud), wired() as (_, other), await dial(proxy) as stream:
+        await exchange(stream, b"hello")
+        proxy.turn_to(other.port)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        async with await dial(proxy) as again:
+            assert await exchange(again, b"world") == b"world"
+        assert (bytes(cloud.heard), bytes(other.heard)) == (b"hello", b"world")
+
+
 async def test_a_cloud_that_is_not_there_resets_the_device_and_the_proxy_lives_on():
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
@@ -276,7 +323,7 @@ async def test_from_a_shell_lines_on_stdin_cut_and_heal_the_wire():
             with pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some()
         await process.stdin.send_all(b"dance\nblackhole\nhe")
-        assert await said() == "unknown command 'dance'; one of: sever, blackhole, heal, quit"
+        assert await said() == "unknown command 'dance'; one of: sever, blackhole, one_way, tear_answers, heal, quit"
         assert await said() == "blackhole connections=1 resets=1"
         await process.stdin.send_all(b"al\n")
         assert await said() == "up connections=1 resets=1"
