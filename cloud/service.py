@@ -1,7 +1,9 @@
 """The routes: HTTP on one side, a ledger on the other, and nothing decided in between."""
 
+import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import msgspec
@@ -13,6 +15,7 @@ from quart_trio import QuartTrio
 from cloud import intake, wire
 from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
 from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange
+from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
 from cloud.guard import guard, respond, this_request
 from cloud.keyring import Keyring
@@ -20,6 +23,7 @@ from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
 from cloud.metrics import CONTENT_TYPE as METRICS_TYPE
 from cloud.metrics import Metrics
+from cloud.openapi import openapi_document
 from cloud.problems import DeviceOfAnotherKey, Problem, excerpt, problem_of
 from cloud.queries import (
     CONTENT_TYPES,
@@ -43,6 +47,8 @@ ENDPOINTS = {
     "GET /devices": "every device that ever sent something",
     "GET /devices/{id}/audit": "accepted against stored, number by number",
     "GET /metrics": "for Prometheus",
+    "GET /openapi.json": "all of this for programs",
+    "GET /docs": "and for people",
 }
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -93,6 +99,7 @@ def create_app(
     _add_reads(app, door, now)
     _add_devices(app, door, now)
     _add_operations(app, door, metrics, now)
+    _add_docs(app)
     return app
 
 
@@ -241,6 +248,22 @@ def _add_operations(app: QuartTrio, door: _Door, metrics: Metrics, now: Callable
         except (LedgerBusy, LedgerUnavailable):
             devices = None
         return Response(metrics.exposition(devices, now()), content_type=METRICS_TYPE)
+
+
+def _add_docs(app: QuartTrio) -> None:
+    @functools.cache
+    def document() -> dict[str, Any]:
+        return openapi_document(app)
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return _json(_encode(document()))
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return Response(
+            docs_page(document()), content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": CSP}
+        )
 
 
 def _json(body: bytes) -> Response:
