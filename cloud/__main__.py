@@ -4,7 +4,6 @@ Its first line on stdout says where it listens; stderr has the log, one JSON obj
 signal, 1 the database or the port can't be used, 2 a setting is wrong.
 """
 
-import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,13 +11,13 @@ from functools import partial
 from typing import NoReturn
 
 import click
-import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
+from cloud.logs import log_to_stderr
 from cloud.service import create_app
 from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, read_settings
 from cloud.store import open_store
@@ -28,11 +27,6 @@ GRACE_S = 5.0
 KEEP_ALIVE_S = 75.0
 """How long an idle connection stays open: longer than a device waits between two batches. Headers may take as long."""
 HEADERS_BYTES_MAX = 16 * 1024
-LOG_STEPS: tuple[structlog.typing.Processor, ...] = (
-    structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
-)
 
 
 @click.group(invoke_without_command=True)
@@ -44,9 +38,7 @@ def main(ctx: click.Context, bind: str | None, database: str | None) -> None:
     if ctx.invoked_subcommand is not None:
         return
     # stdout is for the line that says where we listen; everything else goes to stderr.
-    render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(processors=[*LOG_STEPS, render], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    log_to_stderr()
     try:
         settings = read_settings(bind=bind, database=database)
     except SettingsWrong as exc:

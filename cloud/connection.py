@@ -12,9 +12,9 @@ from functools import cached_property
 
 import attrs
 import trio
-from hypercorn.typing import ASGISendCallable, ASGISendEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart.wrappers import Request
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioRequest
 
 from cloud.keys import Key
@@ -59,6 +59,15 @@ class Ended:
 
 
 Observer = Callable[[Ended], None]
+
+
+class NoWebsocket(TrioASGIWebsocketConnection):
+    """There is no websocket here: whoever asks for one gets a 403, before any route or key is looked at."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Close it before it is open."""
+        await receive()
+        await send({"type": "websocket.close", "code": 1000, "reason": None})
 
 
 class Exchange(TrioASGIHTTPConnection):

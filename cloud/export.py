@@ -58,7 +58,7 @@ class Exports:
         """
         if self.running >= EXPORTS_MAX:
             raise LedgerBusy(RETRY_AFTER_S)
-        chunks = _chunks(ledger, query)
+        chunks = ledger.export(query)
         try:
             first = await anext(chunks)
         except StopAsyncIteration:
@@ -91,15 +91,6 @@ class Exports:
             raise AnswerBroken from exc
         finally:
             self.running -= 1
-
-
-async def _chunks(ledger: Ledger, query: Query) -> AsyncGenerator[tuple[StoredPrediction, ...]]:
-    while True:
-        page = await ledger.predictions(query)
-        yield page.items
-        if page.next_cursor is None:
-            return
-        query = attrs.evolve(query, cursor=page.next_cursor)
 
 
 def _lines(items: Iterable[StoredPrediction]) -> bytes:

@@ -14,13 +14,14 @@ from quart_trio import QuartTrio
 
 from cloud import intake, wire
 from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
-from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange
+from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange, NoWebsocket
 from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
 from cloud.guard import guard, respond, this_request
 from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
+from cloud.logs import log_to_stderr
 from cloud.metrics import CONTENT_TYPE as METRICS_TYPE
 from cloud.metrics import Metrics
 from cloud.openapi import openapi_document
@@ -83,10 +84,13 @@ def create_app(
     app = QuartTrio("cloud", static_folder=None)
     app.request_class = CloudRequest
     app.asgi_http_class = Exchange
+    app.asgi_websocket_class = NoWebsocket
     app.config.update(MAX_CONTENT_LENGTH=wire.BODY_BYTES_MAX, BODY_TIMEOUT=None)
     door = _Door(ledger)
     if ledger is None:
         settings = read_settings()
+        if not structlog.is_configured():
+            log_to_stderr()
         keyring = keyring or settings.keyring
         limits = limits or settings.limits
         _open_when_serving(app, door, settings)

@@ -13,6 +13,7 @@ import trio
 
 from cloud.export import COLUMNS, EXPORTS_MAX, Exports
 from cloud.ledger import Cursor, LedgerBusy, LedgerUnavailable, Page, Query, StoredPrediction
+from cloud.ledger.pages import pages
 from cloud.ledger.sqlite import SqliteLedger
 from tests.cloud.world import NOON, payload, service
 from tests.network import Network
@@ -97,16 +98,19 @@ async def test_an_export_that_is_not_understood_is_refused(query):
 class Endless:
     """A ledger that makes its pages up: as many as it is asked for."""
 
-    def __init__(self, pages: int, rows: int = 100):
-        self.pages, self.rows = pages, rows
+    def __init__(self, pages_max: int, rows: int = 100):
+        self.pages_max, self.rows = pages_max, rows
         self.asked = 0
+
+    def export(self, query: Query):
+        return pages(self.predictions, query)
 
     async def predictions(self, query: Query) -> Page:
         await trio.lowlevel.checkpoint()
         self.asked += 1
         text = payload(self.asked).decode()
         items = tuple(StoredPrediction(text, f"cam-{self.asked}-{n}", "s", NOON, late=False) for n in range(self.rows))
-        return Page(items, Cursor(NOON, self.asked) if self.asked < self.pages else None)
+        return Page(items, Cursor(NOON, self.asked) if self.asked < self.pages_max else None)
 
 
 async def export(ledger: Any, form: Any = "jsonl") -> int:
@@ -120,9 +124,9 @@ async def export(ledger: Any, form: Any = "jsonl") -> int:
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 async def test_the_memory_of_an_export_does_not_grow_with_its_rows(form):
     peaks = []
-    for pages in (5, 5, 100):
+    for count in (5, 5, 100):
         tracemalloc.start()
-        assert await export(Endless(pages), form) == pages * 100 + (form == "csv")
+        assert await export(Endless(count), form) == count * 100 + (form == "csv")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < peaks[1] * 1.2
@@ -138,14 +142,14 @@ async def test_a_page_is_read_only_when_the_one_before_is_taken():
 
 async def test_a_store_that_fails_on_the_way_breaks_the_connection_and_nobody_takes_the_half_for_all(monkeypatch):
     asked = 0
-    pages = SqliteLedger.predictions
+    real = SqliteLedger.predictions
 
     async def fails_later(self, query):
         nonlocal asked
         asked += 1
         if asked == 2:
             raise LedgerUnavailable("disk gone")
-        return await pages(self, query)
+        return await real(self, query)
 
     async with service() as cloud, trio.open_nursery() as nursery:
         await fill(cloud)

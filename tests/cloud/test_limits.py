@@ -52,6 +52,9 @@ class Wire:
         """Whether nothing more comes; waits for it."""
         return bool(await self._stream.read(1) == b"")
 
+    async def close(self) -> None:
+        await self._stream.aclose()
+
     async def _more(self) -> None:
         data = await self._stream.read(65_536)
         assert data, "closed in the middle of an answer"
