@@ -1,13 +1,19 @@
 """`python -m cloud` as a process: what it acknowledged outlives it."""
 
+import contextlib
 import json
+import os
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -72,3 +78,80 @@ def test_what_can_not_start_says_why_without_a_traceback(tmp_path):
         code, said = run("--bind", url.removeprefix("http://"), "--database", str(tmp_path / "two.db"))
     assert code == 1
     assert "in use" in said
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_the_load_loses_nothing_that_was_acknowledged(tmp_path, how):
+    database = tmp_path / "cloud.db"
+    acknowledged: list[int] = []
+    loaded = threading.Event()
+
+    def load(url: str, first: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for start in range(first, first + 10**6, 10):
+                seqs = range(start, start + 10)
+                try:
+                    answer = client.post("/log", content=envelope(*map(payload, seqs)))
+                except httpx.TransportError:
+                    return
+                if answer.status_code != 200:
+                    assert answer.status_code == 503
+                    continue
+                acknowledged.extend(seqs)
+                if len(acknowledged) > 300:
+                    loaded.set()
+
+    with cloud(database) as (process, url):
+        threads = [threading.Thread(target=load, args=(url, n * 10**7 + 1)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        assert loaded.wait(timeout=60)
+        process.send_signal(how)
+        assert process.wait(timeout=30) == 0
+        for thread in threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        stored = {seq for (seq,) in db.execute("SELECT seq FROM predictions")}
+    assert len(acknowledged) > 300
+    assert set(acknowledged) <= stored
+
+
+def test_hypercorn_hosts_it_with_the_configuration_of_the_docs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "cloud.md").read_text(encoding="utf-8")
+    found = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert found
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "hypercorn.toml"
+    config.write_text(found[1].replace(":8001", f":{port}"))
+    command = [sys.executable, "-m", "hypercorn", "-c", str(config), "cloud.service:create_app()"]
+    database = tmp_path / "cloud.db"
+    env = os.environ | {"CLOUD_DATABASE_URL": str(database)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                wait_until_ready(client, process)
+                assert client.post("/log", content=envelope(payload(1))).json()["accepted"] == 1
+                assert "server" not in client.get("/health").headers
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr is not None
+            said = process.stderr.read()
+        finally:
+            process.kill()
+    assert '"event": "request"' in said
+    assert "Traceback" not in said
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("SELECT count(*) FROM predictions").fetchone() == (1,)
+
+
+def wait_until_ready(client: httpx.Client, process) -> None:
+    for _ in range(600):
+        assert process.poll() is None
+        with contextlib.suppress(httpx.TransportError):
+            if client.get("/ready").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("not ready within a minute")
