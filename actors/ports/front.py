@@ -1,5 +1,6 @@
 """The half of the store that accepts: numbers, the journal, and the rows that it alone holds. No SQLite."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import attrs
 from actors.messages import Entry
 from actors.ports.held import Held
 from actors.ports.journal import Journal, JournalError
-from actors.ports.opening import BufferFull, StoreOptions
+from actors.ports.opening import BufferFull, StoreLocked, StoreOptions
 from actors.ports.rows import Row
 from actors.seqs import Seqs, Stored
 from cloud.wire import number_payload
@@ -25,6 +26,8 @@ class Front:
     journal: Journal
     size_bytes: Callable[[], int]
     """Every byte that the store owns, the journal among them."""
+    process_id: int = attrs.field(factory=os.getpid, init=False)
+    """Who may write: a fork shares the files, and would write between the lines."""
     mutex: threading.RLock = attrs.field(factory=threading.RLock, init=False)
     """Around all that stands below, and the journal. Nobody waits for SQLite under it but who replaces the journal."""
     held: Held = attrs.field(factory=Held, init=False)
@@ -46,7 +49,11 @@ class Front:
             return self.give_out(rows)
 
     def number(self, entries: Sequence[Entry]) -> list[Row]:
-        """The rows that the entries will be, if there is room for them. `BufferFull`."""
+        """The rows that the entries will be, if there is room for them. `BufferFull`; `StoreLocked` in a fork."""
+        if os.getpid() != self.process_id:
+            raise StoreLocked(
+                f"{self.options.db_path}: this process was forked from {self.process_id}, which has the buffer open"
+            )
         now = self.options.now()
         rows = [
             Row(seq, number_payload(seq, entry.body), entry.image_id, entry.timestamp, now)

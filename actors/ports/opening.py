@@ -151,7 +151,31 @@ def lock(path: Path) -> int:
         ) from exc
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d" % os.getpid(), 0)
+    _locks.add(fd)
     return fd
+
+
+def unlock(fd: int) -> None:
+    """Let another process have the store."""
+    _locks.discard(fd)
+    os.close(fd)
+
+
+_locks: set[int] = set()
+"""The locks of this process. A fork shares them, and would keep the buffer closed to all others after our end."""
+
+
+def _let_go_in_a_fork() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_in_a_fork)
+
+
+def says_full(error: Exception) -> bool:
+    """Whether it is for lack of room that something could not be written."""
+    return "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def damage_marker(db_path: Path) -> Path:

@@ -11,8 +11,6 @@
 6. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
 """
 
-import errno
-import os
 from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome
@@ -20,7 +18,7 @@ from actors.ports.aside import Aside
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
 from actors.ports.journal import Journal, orphans, scan, session
-from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer
+from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer, says_full, unlock
 from actors.ports.replay import Recovered, replay, rows_of
 from actors.ports.reserve import Reserve
 from actors.ports.rows import Row
@@ -79,7 +77,9 @@ class Store:
                 mark_damaged(options.db_path)
                 return cls._open(device_id, options, lock_fd)
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
-            os.close(lock_fd)
+            unlock(lock_fd)
+            if says_full(exc):
+                Reserve(options.reserve_path, options.reserve_bytes).release()
             raise DiskTrouble(f"{options.db_path}: {exc}") from exc
 
     @classmethod
@@ -192,7 +192,7 @@ class Store:
 
     def _short_of_room(self, error: Exception) -> DiskTrouble:
         """What must be written could not be: on a full disk give up the reserve, so that it can when tried again."""
-        if "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if says_full(error):
             self._reserve.release()
         return DiskTrouble(str(error))
 
@@ -396,4 +396,4 @@ class Store:
             mark_damaged(self._options.db_path)
         finally:
             self._buffer.close()
-            os.close(self._lock_fd)
+            unlock(self._lock_fd)

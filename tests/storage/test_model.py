@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors.messages import Fate, Outcome
 from actors.ports import store as store_room
 from actors.ports.journal import Journal, decode_line, orphans
-from actors.ports.opening import BufferFull
+from actors.ports.opening import BufferFull, unlock
 from actors.ports.store import Store
 from tests.places import MEMORY_DISK
 from tests.storage.child import DEVICE, Clock, Order, entries, options
@@ -182,7 +182,7 @@ class World:
         sizes = {file.name: self.synced.journal.get(file.stat().st_ino) for file in orphans(here / "buffer-journal")}
         self.store._buffer.close()
         self.store._journal.rotate()
-        os.close(self.store._lock_fd)
+        unlock(self.store._lock_fd)
         self.sizes = sizes
         fate()
         self.open()

@@ -1,0 +1,195 @@
+"""What a start makes of every kind of damage: the good is saved, the bad set aside to the byte, the lost explained."""
+
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from actors.ports.journal import encode_line, orphans
+from actors.ports.opening import DiskTrouble, StoreLocked
+from actors.ports.private import write_private
+from actors.ports.sqlite import BufferDamaged
+from actors.ports.store import Store
+from cloud.wire import Loss, number_payload
+from tests.actors.ports.stores import Disk, entries, seqs_pending
+
+PAGE_BYTES = 4096
+
+
+@pytest.fixture
+def world(folder: Path) -> Disk:
+    (folder / "d").mkdir()
+    return Disk(folder / "d", {})
+
+
+def killed(world: Disk, count: int = 5) -> Path:
+    """A store that was killed with its last predictions in the journal alone, `count` flushed before; its segment."""
+    store = world.open()
+    store.accept(entries(count))
+    store.close()
+    store = world.open()
+    store.accept(entries(count))
+    left = world.folder.with_name("killed")
+    shutil.copytree(world.folder, left)
+    store.close()
+    world.folder = left
+    return orphans(left / "buffer-journal")[0]
+
+
+def set_aside(world: Disk) -> int:
+    folder = world.folder / "buffer-quarantine"
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+
+
+def accounted(store: Store) -> set[int]:
+    """Every number that is pending or explained; none is both."""
+    pending = set(seqs_pending(store))
+    buried = {seq for loss in store.losses() for seq in range(loss.from_seq, loss.to_seq + 1)}
+    assert not pending & buried
+    return pending | buried
+
+
+def test_segment_that_repeats_and_skips_gives_each_number_once_and_explains_the_gap(world):
+    segment = killed(world)
+    head, *lines = segment.read_bytes().splitlines(keepends=True)
+    other = encode_line(7, number_payload(7, b'{"image_id":"another","timestamp":1.0}'))
+    segment.write_bytes(head + lines[0] + lines[1] + lines[0] + other + lines[4])
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3, 4, 5, 6, 7, 10]
+    assert store.losses() == [Loss(8, 9, "bad_sector")]
+    assert [bytes(record.payload) for record in store.pending(6, 1, 1 << 20)] == [
+        number_payload(7, entries(2)[1].body)
+    ], "the first line under a number holds"
+    assert store.recovered.predictions == 3
+    assert store.accept(entries(1))[0].seq == 11
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"no segment at all", b"two lines\nof text\n", bytes(PAGE_BYTES), os.urandom(3_000), b"{}\n" * 40],
+    ids=["empty", "newline", "torn", "text", "zeroes", "noise", "json"],
+)
+def test_foreign_file_among_the_segments_is_set_aside_to_the_byte(world, data):
+    killed(world)
+    foreign = world.folder / "buffer-journal" / "00000000000000000099-foreign.jsonl"
+    foreign.write_bytes(data)
+    store = world.open()
+    assert seqs_pending(store) == list(range(1, 11))
+    assert store.losses() == []
+    assert store.recovered.bytes_set_aside == set_aside(world) == len(data)
+    assert not foreign.exists()
+    store.close()
+
+
+def test_zeroed_page_of_a_segment_costs_its_own_lines_and_says_which(world):
+    segment = killed(world, 200)
+    data = segment.read_bytes()
+    segment.write_bytes(data[:PAGE_BYTES] + bytes(PAGE_BYTES) + data[2 * PAGE_BYTES :])
+    store = world.open()
+    assert accounted(store) == set(range(1, 401))
+    lost = sum(loss.to_seq - loss.from_seq + 1 for loss in store.losses())
+    assert 0 < lost == store.recovered.lost < 60
+    assert store.recovered.bytes_set_aside == set_aside(world) >= PAGE_BYTES
+    store.close()
+
+
+def test_missing_header_costs_nothing(world):
+    segment = killed(world)
+    segment.write_bytes(segment.read_bytes().partition(b"\n")[2])
+    store = world.open()
+    assert seqs_pending(store) == list(range(1, 11))
+    assert store.recovered.lost == 0
+    store.close()
+
+
+def test_zeroed_page_of_the_database_is_replaced_and_what_reads_is_saved(world):
+    store = world.open()
+    store.accept(entries(900, size=400))
+    store.close()
+    database = world.folder / "buffer.db"
+    data = database.read_bytes()
+    at = data.index(b'{"seq":450,') // PAGE_BYTES * PAGE_BYTES
+    database.write_bytes(data[:at] + bytes(PAGE_BYTES) + data[at + PAGE_BYTES :])
+    store = world.open()
+    with pytest.raises(BufferDamaged):
+        seqs_pending(store)
+    store.rebuild()
+    saved = seqs_pending(store)
+    assert len(saved) > 800
+    assert (saved[0], saved[-1]) == (1, 900)
+    assert store.accept(entries(1))[0].seq == 901
+    store.close()
+
+
+def test_database_of_a_newer_version_is_kept_aside_whole(world):
+    """What a newer Holdfast wrote stays as it was, for it; here its rows that read are saved."""
+    store = world.open()
+    store.accept(entries(5))
+    store.close()
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3, 4, 5]
+    assert "its format is 99" in store.recovered.buffer_set_aside
+    (aside,) = (path for path in world.folder.glob("buffer.db.corrupt-*") if not path.name.endswith(("-wal", "-shm")))
+    with sqlite3.connect(aside) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+        assert connection.execute("SELECT count(*) FROM prediction_buffer").fetchone() == (5,)
+    connection.close()
+    store.close()
+
+
+def test_disk_that_is_full_when_bad_bytes_are_set_aside_gives_up_its_reserve_and_starts(world, monkeypatch):
+    """ENOSPC in the middle of a recovery: nothing is deleted, and the next try a second later has room."""
+    segment = killed(world)
+    data = bytearray(segment.read_bytes())
+    data[data.index(b'"seq":8,"image_id"') + 12] ^= 1
+    segment.write_bytes(data)
+    reserve = world.folder / "buffer.db.reserve"
+    assert reserve.exists()
+
+    def write(path, data):
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_private(path, data)
+
+    monkeypatch.setattr("actors.ports.replay.write_private", write)
+    with pytest.raises(DiskTrouble, match="No space left"):
+        world.open()
+    store = world.open()
+    assert accounted(store) == set(range(1, 11))
+    assert store.losses() == [Loss(8, 8, "bad_sector")]
+    store.close()
+
+
+@pytest.mark.process
+def test_forked_child_may_not_write_and_does_not_keep_the_lock(world):
+    store = world.open()
+    store.accept(entries(2))
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            store.accept(entries(1))
+        except StoreLocked as exc:
+            os.write(tell, str(exc).encode())
+        signal.pause()
+        os._exit(0)
+    try:
+        assert b"forked" in os.read(told, 1_000)
+        assert store.accept(entries(1))[0].seq == 3
+        store.close()
+        store = world.open()
+        assert seqs_pending(store) == [1, 2, 3], "the child is alive, and the buffer opens"
+        store.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(told)
+        os.close(tell)
