@@ -179,6 +179,8 @@ def test_forked_child_may_not_write_and_does_not_keep_the_lock(world):
             store.accept(entries(1))
         except StoreLocked as exc:
             os.write(tell, str(exc).encode())
+        else:
+            os.write(tell, b"accepted")
         signal.pause()
         os._exit(0)
     try:
