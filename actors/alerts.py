@@ -84,6 +84,7 @@ ALERTS: Mapping[str, Alert] = {
     "buffer_nearly_full": Alert(f"the buffer is more than {CAPACITY_ALERT_PERCENT:g} % full", _buffer_nearly_full),
     "failed_high": Alert(f"more than {FAILED_ALERT} predictions are in quarantine", _failed_high),
     "disk_trouble": Alert("the disk refuses: accepts wait, or memory takes them", lambda scene: scene.books.trouble),
+    "disk_silent": Alert("the disk hangs: it answers nothing, not even an error", lambda scene: scene.pulse.silent),
     "not_durable": Alert("predictions are kept in memory only", _not_durable),
     "journal_unwritable": Alert("the journal can't be written; SQLite takes the commits", _journal_unwritable),
     "link_refused": Alert("somebody answers, but will not take our predictions", _link_refused),

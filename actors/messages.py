@@ -362,6 +362,8 @@ class Pulse:
     delivered_per_s: float = 0.0
     full_in_s: float | None = None
     """When the buffer reaches its cap if it goes on growing like this; None while it does not grow."""
+    silent: str = ""
+    """Why the disk must be called hung; empty while it answers, also with an error."""
     stuck: str = ""
     """Why it must be said that nothing moves; empty when it does, or has no reason to."""
     clock_trouble: str = ""

@@ -10,7 +10,7 @@ import trio
 
 from actors.alerts import Scene, holding
 from actors.messages import AlertChange, Pulse
-from actors.readiness import Bounds, stuck
+from actors.readiness import Bounds, silent, stuck
 from actors.status import Cells
 
 LOOK_EVERY_S = 1.0
@@ -95,6 +95,7 @@ class Watch:
             accepted_per_s=rate(recent.accepted, sample.accepted, at - recent.at),
             delivered_per_s=rate(recent.delivered, sample.delivered, at - recent.at),
             full_in_s=full_in_s(oldest, sample, books.capacity_bytes),
+            silent=silent(books, monotonic=at),
             stuck=stuck(books.pending, cells.link.value, moved_at=self.moved_at, monotonic=at, bounds=self.bounds),
             clock_trouble=self.clock.judge(now, at),
         )

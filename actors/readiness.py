@@ -26,19 +26,22 @@ def stuck(pending: int, link: Link, *, moved_at: float, monotonic: float, bounds
     still_s = monotonic - max(moved_at, link.since)
     if not pending or link.state is not LinkState.UP or still_s <= bounds.stuck_s:
         return ""
-    return f"the link is up and {pending} predictions wait, but none was delivered for {still_s:.0f} s"
+    return f"the link is up and predictions wait ({pending}), but none was delivered for {still_s:.0f} s"
+
+
+def silent(books: Books, *, monotonic: float) -> str:
+    """Why the disk must be called hung, or nothing. One that answers with an error does answer."""
+    silent_s = age_s(books.disk_answered_at, monotonic)
+    return f"the disk has not answered for {silent_s:.0f} s" if silent_s > DISK_SILENCE_S else ""
 
 
 def failing(books: Books, pulse: Pulse, *, monotonic: float) -> tuple[str, ...]:
     """Why this process should be restarted. A disk that answers with an error is no reason: memory holds a tail then,
     which a restart would lose.
     """
-    found = []
-    if (still_s := age_s(pulse.looked_at, monotonic)) > LOOP_SILENCE_S:
-        found.append(f"the loop has not turned for {still_s:.0f} s")
-    if (silent_s := age_s(books.disk_answered_at, monotonic)) > DISK_SILENCE_S:
-        found.append(f"the disk has not answered for {silent_s:.0f} s")
-    return tuple(found)
+    still_s = age_s(pulse.looked_at, monotonic)
+    stands = f"the loop has not turned for {still_s:.0f} s" if still_s > LOOP_SILENCE_S else ""
+    return tuple(filter(None, (stands, silent(books, monotonic=monotonic))))
 
 
 def unready(books: Books, link: Link, vision: Vision, pulse: Pulse, *, bounds: Bounds) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
     books, link, drain = cells.books.value, cells.link.value, cells.drain.value
     traffic, vision, pulse = cells.traffic.value, cells.vision.value, cells.pulse.value
     wrong = failing(books, pulse, monotonic=monotonic)
-    missing = unready(books, link, vision, pulse, bounds=bounds)
+    missing = (*wrong, *unready(books, link, vision, pulse, bounds=bounds))
     found = holding(Scene(books, link, vision, pulse, now))
     return Status(
         edge_device_id=device_id,

@@ -52,6 +52,8 @@ PARTS_OF_INFERENCE = ("eye", "watching", "settling")
 """One actor in several files."""
 PORT_LIBRARIES = ("httpx", "httpcore", "sqlite3", "sqlite_utils", "cv2", "ultralytics", "onnxruntime", "numpy")
 CLOCKS = ("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.sleep", "datetime.datetime.now")
+UNPICKLERS = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
+CODE_MAKERS = ("eval", "exec", "compile", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput")
 LINES_MAX = 400
 TEST_LINES_MAX = 550
 """A test file holds tables and worlds beside its tests; the limit is where a reader loses the thread."""
@@ -157,6 +159,14 @@ def trio_is_the_only_loop(page: Page) -> Complaints:
         yield from (name for name in page.imports if within(name, "asyncio", "anyio"))
 
 
+def no_data_becomes_code(page: Page) -> Complaints:
+    """Nothing that runs unpickles, evaluates or hands words to a shell."""
+    if page.path.startswith(RUNTIME):
+        yield from (name for name in page.calls if within(name, *UNPICKLERS) or name in CODE_MAKERS)
+        words = (word for node in ast.walk(page.tree) if isinstance(node, ast.Call) for word in node.keywords)
+        yield from ("shell=" for word in words if word.arg == "shell" and ast.unparse(word.value) != "False")
+
+
 def only_the_pipeline_opens_channels(page: Page) -> Complaints:
     if page.is_in("actors") and page.path != "actors/pipeline.py":
         yield from (name for name in page.calls if "open_memory_channel" in name)
@@ -203,6 +213,7 @@ OF_CODE: tuple[Rule, ...] = (
     the_device_knows_only_the_wire_of_the_cloud,
     what_runs_never_imports_what_tests_it,
     trio_is_the_only_loop,
+    no_data_becomes_code,
     only_the_pipeline_opens_channels,
     time_and_chance_are_arguments,
     actors_say_what_they_are_for,
@@ -257,6 +268,11 @@ BREAKS: list[tuple[Rule, str, str]] = [
     (what_runs_never_imports_what_tests_it, "app.py", "from tools import train"),
     (what_runs_never_imports_what_tests_it, "chaos/demo.py", "import tests.test_house"),
     (trio_is_the_only_loop, "cloud/service.py", "import asyncio"),
+    (no_data_becomes_code, "cloud/service.py", "import pickle as p\np.loads(b'')"),
+    (no_data_becomes_code, "actors/ports/store.py", "from marshal import loads\nloads(b'')"),
+    (no_data_becomes_code, "app.py", "eval('1')"),
+    (no_data_becomes_code, "chaos/demo.py", "import os as o\no.system('ls')"),
+    (no_data_becomes_code, "chaos/demo.py", "import subprocess\nsubprocess.run('ls', shell=True)"),
     (only_the_pipeline_opens_channels, "actors/batcher.py", "import trio\ntrio.open_memory_channel[int](1)"),
     (only_the_pipeline_opens_channels, "actors/ports/lane.py", "from trio import open_memory_channel as o\no(1)"),
     (time_and_chance_are_arguments, "actors/batcher.py", "import time\nt = time.time()"),
@@ -283,6 +299,7 @@ KEEPS = [
     ("actors/ports/client.py", "import httpx\nfrom cloud import wire\nfrom actors.settings import Settings"),
     ("app.py", "from chaos import demo\nfrom cloud.service import create_app"),
     ("chaos/demo.py", "from chaos.proxy import Proxy"),
+    ("actors/values.py", "import re\nP = re.compile('a')"),
     ("tests/test_x.py", "import asyncio\nimport trio\ntrio.open_memory_channel(1)"),
 ]
 

@@ -14,6 +14,7 @@ WRONG = {
     "buffer_nearly_full": attrs.evolve(WELL, books=attrs.evolve(BOOKS, size_bytes=91)),
     "failed_high": attrs.evolve(WELL, books=attrs.evolve(BOOKS, failed=101)),
     "disk_trouble": attrs.evolve(WELL, books=attrs.evolve(BOOKS, trouble="buffer full")),
+    "disk_silent": attrs.evolve(WELL, pulse=Pulse(silent="the disk has not answered for 40 s")),
     "not_durable": attrs.evolve(WELL, books=attrs.evolve(BOOKS, in_memory=1)),
     "journal_unwritable": attrs.evolve(WELL, books=attrs.evolve(BOOKS, degraded="read-only")),
     "link_refused": attrs.evolve(WELL, link=Link(LinkState.REFUSED, "401: no such key")),

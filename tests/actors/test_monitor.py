@@ -87,10 +87,22 @@ async def test_accepted_but_not_delivered_is_noticed_after_its_bound_and_over_wi
     await trio.sleep(60.5)
     assert cells.pulse.value.stuck == ""
     await trio.sleep(1.0)
-    assert cells.pulse.value.stuck == "the link is up and 3 predictions wait, but none was delivered for 61 s"
+    assert cells.pulse.value.stuck == "the link is up and predictions wait (3), but none was delivered for 61 s"
     cells.traffic.value = Traffic(sent=1)
     await trio.sleep(1.0)
     assert cells.pulse.value.stuck == ""
+
+
+async def test_a_disk_that_hangs_is_an_alert_and_the_device_neither_healthy_nor_ready(autojump_clock, nursery):
+    cells = Cells()
+    cells.vision.value = Vision(model_version="v1")
+    cells.books.value = attrs.evolve(WELL, disk_answered_at=0.0)
+    nursery.start_soon(look_for_ever, cells)
+    await trio.sleep(31.5)
+    seen = status_of("cam", cells, now=SET, monotonic=trio.current_time(), bounds=Bounds())
+    assert seen["alerts"] == ["disk_silent"]
+    assert (seen["healthy"], seen["ready"]) == (False, False)
+    assert seen["unready"] == seen["failing"] == ["the disk has not answered for 32 s"]
 
 
 async def test_rates_are_means_of_the_last_seconds(autojump_clock, nursery):
