@@ -13,11 +13,14 @@ ENTRIES = {
     },
     "See": {
         "status": Entry("actors.commands.status:status", "Show how the device is at this moment."),
+        "watch": Entry("actors.commands.watch:watch", "Watch the running device live; q or Ctrl-C ends it."),
         "audit": Entry("actors.commands.audit:audit", "Compare the device's books with the cloud's, number by number."),
     },
     "Set up": {
+        "doctor": Entry("actors.commands.doctor:doctor", "Check everything that the device needs."),
         "config": Entry("actors.commands.config:config", "Show the settings in force and where each came from."),
         "version": Entry("actors.commands.version:version", "Show the versions of the program and of its formats."),
+        "completion": Entry("actors.commands.completion:completion", "Print what teaches a shell to complete."),
     },
     "Mend": {
         "buffer": Entry("actors.commands.buffer:buffer", "Look into the buffer, and mend it."),

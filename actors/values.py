@@ -125,7 +125,11 @@ def number(low: float, high: float, *, above: bool = False) -> Kind[float]:
             raise ValueError
         return taken
 
-    return Kind(f"a number {'above' if above else 'from'} {low:g}{',' if above else ''} up to {high:g}", read)
+    return Kind(f"a number {'above' if above else 'from'} {low:g}{',' if above else ''} up to {_plain(high)}", read)
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:.0f}" if bound == int(bound) else f"{bound:g}"
 
 
 def optional(kind: Kind[T], none: str) -> Kind[T | None]:

@@ -51,7 +51,7 @@ class Logs:
                 last,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         )
 
     def hold_back(self, _: object, method: str, event: Event) -> Event:

@@ -26,7 +26,7 @@ INLINE_BYTES_MAX = 64 * 1024
 CONNECTIONS_MAX = 16
 KEEPALIVE_S = 4.0
 """Shorter than the 5 s after which common servers hang up, so that a POST rarely meets a closing connection."""
-HEADERS_KEPT = ("content-type", "location", "retry-after", "holdfast-wire")
+HEADERS_KEPT = ("content-type", "date", "location", "retry-after", "holdfast-wire")
 
 log = structlog.get_logger()
 

@@ -1,0 +1,140 @@
+"""`watch`: what is on the screen, in any size, and in a line where there is no screen."""
+
+import copy
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from actors.alerts import ALERTS
+from actors.commands.watch import View, follow, line, screen
+from actors.readiness import Bounds
+from actors.status import Cells, status_of
+from tests.commands_world import Shell
+
+APP = Path(__file__).parents[3] / "app.py"
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """What a device answers, all the keys that it really has."""
+    status = dict(status_of("cam-1", Cells(), now=0.0, monotonic=0.0, bounds=Bounds(model_wanted=False, stuck_s=60.0)))
+    return copy.deepcopy(status | {"unready": [], "ready": True} | changes)
+
+
+def shown(view: View, width: int = 80, height: int = 24) -> list[str]:
+    console = Console(width=width, height=height, force_terminal=False)
+    with console.capture() as capture:
+        console.print(screen(view, width, height))
+    return capture.get().splitlines()
+
+
+BUSY = found(
+    pending=120,
+    oldest_pending_age_s=185.0,
+    recovery_active=True,
+    recovery_sent=80,
+    recovery_per_s=40.0,
+    recovery_eta_s=3.0,
+    frames_per_s=5.0,
+    inference_ms=12.3,
+    capacity_percent=91.0,
+    size_mb=455.0,
+    capacity_mb=500.0,
+    full_in_s=7_800.0,
+    link={"state": "up", "reason": "", "for_s": 3_700.0},
+    is_connected=True,
+    alert_details={name: {"detail": "x" * 200, "for_s": 5.0} for name in ALERTS},
+    alerts=list(ALERTS),
+    cameras_down=["front", "back"],
+    unreadable_last={f"{n}.jpg": "not an image" for n in range(10)},
+    last_error="y" * 300,
+)
+
+
+def test_all_that_was_promised_is_on_the_screen():
+    text = "\n".join(shown(View(BUSY, drain_from=200)))
+    for part in (
+        "cam-1",
+        "up for 1 h 1 min",
+        "5.0 frames/s",
+        "12.3 ms",
+        "120, the oldest for 3 min 5 s",
+    ):
+        assert part in text
+    assert " 40 %  40/s  3.0 s left" in text
+    assert "91 %  455.0 MiB of 500.0 MiB  full in 2 h 10 min" in text
+    assert "last error" in text
+    assert "! " in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (40, 18), (200, 60)])
+def test_it_fits_whatever_happens(width, height):
+    for view in (View(BUSY, drain_from=200), View(found()), View(BUSY, age_s=9.0)):
+        lines = shown(view, width, height)
+        assert len(lines) <= height - 1
+        assert max(len(text) for text in lines) <= width
+
+
+def test_a_silent_device_is_told_and_its_last_figures_stay():
+    view = follow(View(BUSY), None, 4.0)
+    assert view is not None
+    assert "no answer for 4.0 s" in shown(view)[0]
+    assert line(view) == "cam-1: no answer for 4.0 s"
+    assert follow(view, found(), 1.0) == View(found(), 0.0, 0)
+    assert follow(None, None, 1.0) is None
+
+
+def test_a_drain_is_measured_from_the_most_that_waited():
+    view = follow(None, found(pending=100), 0.0)
+    view = follow(view, found(pending=90, recovery_sent=10, recovery_active=True), 1.0)
+    view = follow(view, found(pending=60, recovery_sent=60, recovery_active=True), 1.0)  # 20 more came meanwhile
+    assert view is not None
+    assert view.drain_from == 120
+    assert " 50 %" in "\n".join(shown(view))
+
+
+def test_a_line_says_the_same_where_there_is_no_screen():
+    assert line(View(found(pending=3, alerts=["disk_trouble"]))).endswith("disk 0 %, ALERT disk_trouble")
+
+
+def test_without_a_device_it_says_so(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert "no device runs on" in Shell(folder).refused("watch")
+
+
+@pytest.mark.process
+def test_q_ends_it_and_leaves_the_terminal_as_it_was(tmp_path):
+    """A real terminal, and in place of a device its door with one answer."""
+    here, there = pty.openpty()
+    door = [sys.executable, "-m", "tests.actors.commands.watched_door", str(tmp_path / "buffer.db")]
+    with subprocess.Popen(door, cwd=APP.parent, stdout=subprocess.PIPE) as device:
+        assert device.stdout is not None
+        device.stdout.readline()
+        env = Shell(tmp_path).environment() | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+        try:
+            with subprocess.Popen(
+                [sys.executable, APP, "watch"], cwd=tmp_path, env=env, stdin=there, stdout=there
+            ) as own:
+                read = b""
+                deadline = time.monotonic() + 60
+                while b"q or Ctrl-C" not in read and time.monotonic() < deadline:
+                    if select.select([here], [], [], 0.1)[0]:
+                        read += os.read(here, 65_536)
+                assert b"cam-1" in read
+                os.write(here, b"q")
+                while own.poll() is None and time.monotonic() < deadline:
+                    if select.select([here], [], [], 0.1)[0]:
+                        read += os.read(here, 65_536)
+                assert own.returncode == 0
+                assert read.rstrip().endswith(b"\x1b[?1049l\x1b[?25h") or b"\x1b[?1049l" in read
+        finally:
+            device.kill()
+    os.close(here)
+    os.close(there)
