@@ -1,5 +1,7 @@
 """What crosses a channel: frozen, small, named for what happened. Imports of ours only numbers and the wire contract.
 
+The two that are made for every prediction are msgspec's: made in C, in a fifth of the time.
+
 The map of who sends what to whom stands in `actors/__init__.py`.
 """
 
@@ -9,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
+from msgspec import Struct
 
 from actors.seqs import Payloads, Seqs, payloads_of, seqs_of
 from cloud.wire import Detection, Loss
@@ -50,8 +53,7 @@ class PipelineClosed(Exception):
     """The pipeline has stopped, or is stopping: the prediction was not accepted."""
 
 
-@attrs.frozen
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """One prediction that asks to be made durable. `body` is its JSON, still without a number."""
 
     image_id: str
@@ -59,8 +61,7 @@ class Entry:
     body: bytes
 
 
-@attrs.frozen
-class Receipt:
+class Receipt(Struct, frozen=True, gc=False):
     """What `log()` returns. `durable` says that the prediction was fsynced before this receipt was written.
 
     Without `durable` there is no `seq` either: the disk takes nothing at the moment and memory keeps the prediction for

@@ -107,8 +107,7 @@ def answer_of(receipts: Sequence[Receipt], *, as_list: bool) -> Response:
     """201: durable. 202: taken, but only memory holds it, because the disk refuses. `Refused` if a policy did."""
     if not all(receipt.accepted for receipt in receipts):
         raise Refused(503, "full", "the buffer is full and BUFFER_WHEN_FULL says drop_newest; none was taken")
-    told = [attrs.asdict(receipt) for receipt in receipts]
-    body = msgspec.json.encode({"receipts": told} if as_list else told[0])
+    body = msgspec.json.encode({"receipts": receipts} if as_list else receipts[0])
     durable = all(receipt.durable for receipt in receipts)
     return Response(body, 201 if durable else 202, content_type="application/json")
 

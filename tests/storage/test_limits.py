@@ -7,11 +7,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import google_crc32c
 import pytest
 
-from actors.messages import Fate, Outcome
+from actors.messages import Entry, Fate, Outcome
 from actors.ports.opening import BufferFull, DiskTrouble
 from actors.ports.store import Store
 from tests.storage.child import DEVICE, Clock, Order, entries, options
@@ -65,7 +64,9 @@ class Filler:
         try:
             more = b',"more":"%s"}' % self.pad
             new = entries("t", self.made, number)
-            records = self.store.accept([attrs.evolve(entry, body=entry.body[:-1] + more) for entry in new])
+            records = self.store.accept(
+                [Entry(entry.image_id, entry.timestamp, entry.body[:-1] + more) for entry in new]
+            )
         except (DiskTrouble, BufferFull):
             self.refused += 1
             return False
