@@ -5,6 +5,7 @@ signal, 1 the database or the port can't be used, 2 a setting is wrong.
 """
 
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 import click
 import trio
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.trio import serve
 
 from cloud.keys_command import keys
@@ -27,6 +28,8 @@ GRACE_S = 5.0
 KEEP_ALIVE_S = 75.0
 """How long an idle connection stays open: longer than a device waits between two batches. Headers may take as long."""
 HEADERS_BYTES_MAX = 16 * 1024
+STALLED_S_MAX = 15
+"""How long a client may take nothing of its answer before its connection is cut."""
 
 
 @click.group(invoke_without_command=True)
@@ -68,9 +71,24 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield exc
 
 
+class _Hosting(Config):
+    """Hypercorn's configuration, with sockets that give up on a client that no longer reads.
+
+    Hypercorn sends behind a shield without a deadline: such a client would hold its request, and a stop, for ever.
+    """
+
+    def create_sockets(self) -> Sockets:
+        """The listening sockets; what they accept inherits the option."""
+        sockets = super().create_sockets()
+        for listening in (*sockets.insecure_sockets, *sockets.secure_sockets):
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_S_MAX * 1_000)
+        return sockets
+
+
 def hosting(bind: str) -> Config:
     """How hypercorn hosts the service: what it bounds before the app is asked."""
-    config = Config()
+    config = _Hosting()
     config.bind = [bind]
     config.graceful_timeout = GRACE_S
     config.keep_alive_timeout = KEEP_ALIVE_S

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.process
 
 
 @contextmanager
-def cloud(database) -> Iterator[tuple[Any, str]]:
-    command = [sys.executable, "-m", "cloud", "--bind", "127.0.0.1:0", "--database", str(database)]
+def cloud(database, start: tuple[str, ...] = ("-m", "cloud")) -> Iterator[tuple[Any, str]]:
+    command = [sys.executable, *start, "--bind", "127.0.0.1:0", "--database", str(database)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         process: Any = started
         try:
@@ -115,6 +115,23 @@ def test_a_stop_in_the_middle_of_the_load_loses_nothing_that_was_acknowledged(tm
         stored = {seq for (seq,) in db.execute("SELECT seq FROM predictions")}
     assert len(acknowledged) > 300
     assert set(acknowledged) <= stored
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux: it cuts off who takes nothing")
+def test_a_client_that_never_reads_its_export_is_cut_off_and_holds_up_no_stop(tmp_path):
+    hasty = "import cloud.__main__ as service; service.STALLED_S_MAX = 2; service.main()"
+    with cloud(tmp_path / "cloud.db", ("-c", hasty)) as (process, url):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            pad = "x" * 200_000
+            for start in range(1, 81, 20):
+                body = envelope(*(payload(n, pad=pad) for n in range(start, start + 20)))
+                assert client.post("/log", content=body).status_code == 200
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as stalled:
+            stalled.sendall(b"GET /predictions?format=jsonl HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert stalled.recv(1, socket.MSG_PEEK)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
 
 
 def test_hypercorn_hosts_it_with_the_configuration_of_the_docs(tmp_path):
