@@ -1,11 +1,14 @@
 """A real device at its two doors to its own machine: HTTP on loopback, and systemd's socket."""
 
 import json
+import queue
 import signal
 import socket
 import sqlite3
+import threading
 import urllib.request
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -37,6 +40,32 @@ def test_what_the_door_answered_for_outlives_a_kill(tmp_path):
     rows = connection.execute("SELECT id, image_id FROM prediction_buffer ORDER BY id").fetchall()
     connection.close()
     assert rows == [(1, "frame_001"), (2, "frame_002")]
+
+
+def test_a_webhook_hears_of_a_camera_that_is_not_there(tmp_path):
+    heard: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "url").write_text(f"http://127.0.0.1:{server.server_port}/T0KEN\n")
+        camera = f"dock={tmp_path}/video9"
+        with device(
+            tmp_path, SOURCES=camera, DETECTOR="onnxruntime", ALERT_WEBHOOK_URL_FILE=tmp_path / "url"
+        ) as running:
+            told = heard.get(timeout=PATIENCE_S)
+            running.stop()
+        server.shutdown()
+    assert (told["alert"], told["state"], told["detail"]) == ("camera_down", "firing", "dock")
+    assert "T0KEN" not in json.dumps(running.events)
 
 
 def test_systemd_hears_ready_then_life_then_the_end(tmp_path):

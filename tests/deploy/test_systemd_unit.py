@@ -13,8 +13,8 @@ from tests import needs
 from tests.places import ROOT
 
 UNIT = ROOT / "deploy" / "systemd" / "holdfast.service"
-EXPOSURE_MAX = 2.0
-"""Of 10; systemd calls anything below 2 'OK' at worst."""
+EXPOSURE_MAX = 1.8
+"""Of 10; what it is now, so that a line taken out shows."""
 
 
 def value(name: str) -> str:
