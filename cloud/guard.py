@@ -86,7 +86,7 @@ def _refusal(verdict: Verdict, scopes: frozenset[Scope], *, by_browser: bool) ->
         case Verdict.ADMITTED:
             return None
         case Verdict.NO_KEY:
-            remedy = "send 'Authorization: Bearer <key>'"
+            remedy = "send 'Authorization: Bearer KEY'"
             return Problem(401, "Authorization: a key is needed", remedy, challenge)
         case Verdict.UNKNOWN_KEY:
             remedy = "python -m cloud keys list shows the keys that are taken"

@@ -33,7 +33,7 @@ class KeysWrong(Exception):
     """The file can't be read or holds something else than keys; the text names the line, never a secret."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A named key as its line says it. `created_at` is ISO 8601, for people."""
 
     name: Name

@@ -1,6 +1,6 @@
 """Who may speak to the service, and for what: keys that are known by their hashes alone and compared in constant time.
 
-A key is sent as `Authorization: Bearer <key>`. A browser may send it as the password of HTTP Basic, with any user name,
+A key is sent as `Authorization: Bearer KEY`. A browser may send it as the password of HTTP Basic, with any user name,
 for reading only: a browser adds what it remembers to requests that other sites make it send, so it must not store.
 """
 
