@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from actors.messages import Books, Link, LinkState, Pulse, Vision
+from actors.messages import Books, Link, LinkState, Pulse, Traffic, Vision
 
 PENDING_ALERT = 1_000
 CAPACITY_ALERT_PERCENT = 90.0
@@ -22,6 +22,7 @@ class Scene:
     vision: Vision
     pulse: Pulse
     now: float
+    traffic: Traffic = Traffic()  # noqa: RUF009 - frozen
 
 
 @attrs.frozen
@@ -78,6 +79,16 @@ def _link_refused(scene: Scene) -> str:
     return scene.link.reason or "refused" if scene.link.state is LinkState.REFUSED else ""
 
 
+def _numbers_taken(scene: Scene) -> str:
+    count = scene.books.renumbered
+    said = "the cloud knew the numbers of {} predictions with other payloads; they go out again under new ones"
+    return f"{said.format(count)}. Was this buffer copied, or restored from a backup?" if count else ""
+
+
+def _device_id_shared(scene: Scene) -> str:
+    return "another process sends under this EDGE_DEVICE_ID at the same time" if scene.traffic.shared else ""
+
+
 ALERTS: Mapping[str, Alert] = {
     "pending_high": Alert(f"more than {PENDING_ALERT} predictions wait to be delivered", _pending_high),
     "oldest_pending_old": Alert("the oldest of them has waited for more than an hour", _oldest_pending_old),
@@ -88,6 +99,8 @@ ALERTS: Mapping[str, Alert] = {
     "not_durable": Alert("predictions are kept in memory only", _not_durable),
     "journal_unwritable": Alert("the journal can't be written; SQLite takes the commits", _journal_unwritable),
     "link_refused": Alert("somebody answers, but will not take our predictions", _link_refused),
+    "numbers_taken": Alert("the buffer has, or had, a double: numbers were used twice", _numbers_taken),
+    "device_id_shared": Alert("two devices have one EDGE_DEVICE_ID", _device_id_shared),
     "nothing_moves": Alert("the link is up, predictions wait, and none is delivered", lambda scene: scene.pulse.stuck),
     "clock_wrong": Alert(
         "the wall clock says a year long past, or jumped back", lambda scene: scene.pulse.clock_trouble

@@ -1,6 +1,7 @@
 """The audit: the device's books against the cloud's, number range by number range. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -23,11 +24,15 @@ class Finding:
     missing: tuple[Span, ...]
     """Neither stored, nor on the device, nor explained by anybody."""
     conflicts: int
+    """Numbers that came with two payloads; after a fork each of ours is stored under another number."""
+    forked: bool = False
+    ahead: int = 0
+    """How far beyond this buffer's last number the cloud knows its stream: the buffer was restored, or has a double."""
 
     @property
     def good(self) -> bool:
         """Whether nothing is missing, and nothing is stored that the device did not send."""
-        return not self.missing and not self.conflicts
+        return not (self.missing or self.ahead) and (self.forked or not self.conflicts)
 
     def sentence(self) -> str:
         """The verdict in one line."""
@@ -36,42 +41,55 @@ class Finding:
             f" waiting {self.waiting}, quarantined {self.quarantined}, given up {self.given_up},"
             f" missing {count(self.missing)}, conflicts {self.conflicts}"
         )
+        if self.ahead:
+            where += (
+                f", and the cloud has {self.ahead} numbers that this buffer never gave out (restored, or a double?)"
+            )
         if self.good:
             return f"{where}: nothing is missing"
         ranges = ", ".join(f"{first}-{last}" for first, last in self.missing[:20])
         return f"{where}: SOMETHING IS WRONG" + (f", missing are {ranges}" if ranges else "")
 
 
-def compare(account: Account, audit: Mapping[str, Any]) -> Finding:
-    """Hold an account against the cloud's answer to `GET /devices/{id}/audit` (an empty one: it knows no such device).
+def compare(account: Account, audits: Mapping[str, Mapping[str, Any]], *, given_out: int | None = None) -> Finding:
+    """Hold an account against the cloud's answers to `GET /devices/{id}/audit`, by device (none: it knows no such one).
 
+    `given_out` is the highest number by the time of the answers, where the device ran on since the account was read.
     `ValueError` if the cloud lists only a part of its gaps: then there is nothing to compare number by number.
     """
-    streams: Iterator[Mapping[str, Any]] = (
-        stream for stream in audit.get("streams", ()) if stream["stream_id"] == account.stream_id
-    )
+    told = {(device, one["stream_id"]): one for device, audit in audits.items() for one in audit.get("streams", ())}
     unheard_of: Mapping[str, Any] = {"last_seq": 0, "gaps": [], "gaps_total": 0, "duplicates": 0, "conflicts": 0}
-    stream = next(streams, unheard_of)
-    if stream["gaps_total"] > len(stream["gaps"]):
-        raise ValueError(f"the cloud lists {len(stream['gaps'])} of {stream['gaps_total']} gaps")
-    gaps = [(gap["from_seq"], gap["to_seq"]) for gap in stream["gaps"]]
-    gaps.append((stream["last_seq"] + 1, account.accepted))
-    absent = subtract([(1, account.accepted)], subtract([(1, account.accepted)], gaps))
-    explained = [(gap["from_seq"], gap["to_seq"]) for gap in stream["gaps"] if gap["reason"] is not None]
+    absent: list[Span] = []
+    explained: list[Span] = []
+    seen: list[Mapping[str, Any]] = []
+    ends = [after.first_seq - 1 for _, after in pairwise(account.streams)] + [account.accepted]
+    for stream, last in zip(account.streams, ends, strict=True):
+        its = told.get((stream.device_id, stream.stream_id), unheard_of)
+        if its["gaps_total"] > len(its["gaps"]):
+            raise ValueError(f"the cloud lists {len(its['gaps'])} of {its['gaps_total']} gaps")
+        gaps = [(gap["from_seq"], gap["to_seq"]) for gap in its["gaps"]]
+        gaps.append((its["last_seq"] + 1, last))
+        mine = [(stream.first_seq, last)]
+        absent += subtract(mine, subtract(mine, gaps))
+        explained += [(gap["from_seq"], gap["to_seq"]) for gap in its["gaps"] if gap["reason"] is not None]
+        seen.append(its)
+    ahead = max(0, seen[-1]["last_seq"] - max(account.accepted, given_out or 0))
     given_up = [*explained, *((first, last) for first, last, _ in account.given_up)]
     after_waiting = subtract(absent, account.waiting)
     after_quarantine = subtract(after_waiting, account.quarantined)
     missing = subtract(after_quarantine, given_up)
     return Finding(
-        stream_id=account.stream_id,
+        stream_id=account.streams[-1].stream_id,
         accepted=account.accepted,
         stored=account.accepted - count(absent),
-        duplicates_absorbed=stream["duplicates"],
+        duplicates_absorbed=sum(its["duplicates"] for its in seen),
         waiting=count(absent) - count(after_waiting),
         quarantined=count(after_waiting) - count(after_quarantine),
         given_up=count(after_quarantine) - count(missing),
         missing=tuple(missing),
-        conflicts=stream["conflicts"],
+        conflicts=sum(its["conflicts"] for its in seen),
+        forked=len(account.streams) > 1,
+        ahead=ahead,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import structlog
@@ -9,13 +10,15 @@ import trio
 from trio_util import AsyncValue
 
 from actors.claims import Claims
-from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt
+from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stream
 from actors.ports.chores import perform
 from actors.ports.disk import Disk
+from actors.ports.forks import renumber
 from actors.ports.opening import BufferFull, DiskTrouble
 from actors.ports.store import Store
 from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
+from actors.streams import stream_of
 from actors.strokes import Strokes
 from actors.tail import Tail
 from actors.tasks import Chore, TaskRefused
@@ -80,6 +83,7 @@ class _Desk:
     """Outcomes that the disk has not taken yet; no more than what was in flight when it stopped taking any."""
     settling: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     turned_away: int = attrs.field(default=0, init=False)
+    renumbered: int = attrs.field(default=0, init=False)
     trouble: str = attrs.field(default="", init=False)
     full: bool = attrs.field(default=False, init=False)
     """Whether the last accept found the buffer at its cap."""
@@ -154,7 +158,8 @@ class _Desk:
 
     def answer(self, group: Sequence[Accept], records: Sequence[Stored]) -> None:
         """A receipt for every entry, to whoever asked."""
-        stream_id = self.disk.store.stream_id if self.disk.store else ""
+        streams = self.disk.store.names.streams if self.disk.store else (Stream("", ""),)
+        stream_id = stream_of(streams, records[0].seq if records else 0).stream_id  # one group is of one stream
         start = 0
         for accept in group:
             mine = records[start : start + len(accept.entries)]
@@ -224,7 +229,11 @@ class _Desk:
                     self.nudge()
 
     async def write(self, outcomes: Sequence[Outcome]) -> None:
-        """`Store.settle` in the disk's lane."""
+        """`Store.settle` in the disk's lane, and new numbers for what the cloud has another prediction under."""
+        forked = Seqs(span for outcome in outcomes if outcome.fate is Fate.CONFLICTED for span in outcome.seqs.spans)
+        if forked:
+            self.renumbered += await self.disk.do(partial(renumber, seqs=forked))
+            self.nudge()
         await self.disk.do(lambda store: store.settle(outcomes))
 
     async def turn_page(self, request: PageRequest) -> None:
@@ -311,7 +320,8 @@ class _Desk:
         if store := self.disk.store:
             seen = attrs.evolve(
                 seen,
-                stream_id=store.stream_id,
+                stream_id=store.names.streams[-1].stream_id,
+                streams=store.names.streams,
                 last_seq=store.last_seq,
                 pending=store.pending_count + len(self.tail),
                 failed=store.failed_count,
@@ -323,6 +333,7 @@ class _Desk:
             in_flight=len(self.in_flight),
             in_memory=len(self.tail),
             turned_away=self.turned_away,
+            renumbered=self.renumbered,
             trouble=self.trouble,
             disk_answered_at=self.disk.answered_at,
         )

@@ -1,8 +1,7 @@
-"""What crosses a channel: frozen, small, named for what happened. Imports of ours only numbers and the wire contract.
+"""What crosses a channel (the map: `actors/__init__.py`): frozen, small, named for what happened.
 
-The two that are made for every prediction are msgspec's: made in C, in a fifth of the time.
-
-The map of who sends what to whom stands in `actors/__init__.py`.
+Of ours it imports only numbers and the wire contract. The two that are made for every prediction are msgspec's: made
+in C, in a fifth of the time.
 """
 
 import enum
@@ -86,6 +85,15 @@ class Accept:
 # --- towards the cloud
 
 
+@attrs.frozen
+class Stream:
+    """Under which name the numbers from `first_seq` on go out."""
+
+    stream_id: str
+    device_id: str
+    first_seq: int = 1
+
+
 class Lane(enum.Enum):
     """Which of the uplink's two lanes a batch takes."""
 
@@ -102,6 +110,8 @@ class Fate(enum.Enum):
     """Not delivered; they are pending again and belong to nobody, until recovery asks for them."""
     QUARANTINED = "quarantined"
     """The cloud refused them for good: `status='failed'`, with its error."""
+    CONFLICTED = "conflicted"
+    """The cloud has other predictions under their numbers: they go out again under new ones."""
 
 
 class Trouble(enum.Enum):
@@ -250,6 +260,10 @@ class Books:
     """buffer_writer's account of the disk. Counts are predictions of this stream, sizes are bytes on disk."""
 
     stream_id: str = ""
+    streams: tuple[Stream, ...] = ()
+    """The names of its numbers, oldest first; more than one after a fork or a change of the device's id."""
+    renumbered: int = 0
+    """Predictions whose numbers the cloud knew with other payloads, since start."""
     degraded: str = ""
     """Why the journal is out of service and SQLite takes the commits; empty when all is well."""
     in_memory: int = 0
@@ -295,6 +309,8 @@ class Traffic:
     posts: int = 0
     bytes_sent: int = 0
     last_error: str = ""
+    shared: bool = False
+    """The cloud hears another process under this device's id at the same time."""
 
 
 @attrs.frozen

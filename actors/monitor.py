@@ -99,7 +99,7 @@ class Watch:
             stuck=stuck(books.pending, cells.link.value, moved_at=self.moved_at, monotonic=at, bounds=self.bounds),
             clock_trouble=self.clock.judge(now, at),
         )
-        self.found = holding(Scene(books, cells.link.value, vision, pulse, now))
+        self.found = holding(Scene(books, cells.link.value, vision, pulse, now, cells.traffic.value))
         for name in self.found:
             self.since.setdefault(name, at)
         cells.pulse.value = attrs.evolve(pulse, alert_since={name: self.since[name] for name in self.found})

@@ -256,6 +256,7 @@ class _House:
             books=cells.books,
             client=self.client,
             device_id=settings.edge_device_id,
+            session_id=f"{self.world.rng.getrandbits(64):016x}",
             knobs=self.pipeline.knobs,
             rng=self.world.rng,
             now=self.world.now,

@@ -108,7 +108,7 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
     traffic, vision, pulse = cells.traffic.value, cells.vision.value, cells.pulse.value
     wrong = failing(books, pulse, monotonic=monotonic)
     missing = (*wrong, *unready(books, link, vision, pulse, bounds=bounds))
-    found = holding(Scene(books, link, vision, pulse, now))
+    found = holding(Scene(books, link, vision, pulse, now, traffic))
     return Status(
         edge_device_id=device_id,
         healthy=not wrong,

@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import attrs
 import structlog
@@ -22,13 +23,15 @@ from actors.messages import (
     Outcome,
     Report,
     Sign,
+    Stream,
     Traffic,
     Trouble,
 )
 from actors.pacing import IN_FLIGHT_MAX
 from actors.ports.client import CloudClient, Unreachable
 from actors.seqs import Payloads
-from actors.verdict import Piece, Room, Sense, Settlement, Verdict, judge, no_answer, settle
+from actors.streams import Part, below, parts_of
+from actors.verdict import Piece, Room, Sense, Settlement, Verdict, join, judge, no_answer, settle
 from cloud.wire import Loss, frame_batch
 
 RETRY_PAUSE_MAX_S = 60.0
@@ -48,6 +51,7 @@ async def run(
     books: AsyncValue[Books],
     client: CloudClient,
     device_id: str,
+    session_id: str = "",
     knobs: AsyncValue[Knobs],
     rng: random.Random,
     now: Callable[[], float],
@@ -70,6 +74,7 @@ async def run(
             books=books,
             client=client,
             device_id=device_id,
+            session_id=session_id,
             knobs=knobs,
             rng=rng,
             now=now,
@@ -92,9 +97,12 @@ class _Uplink:
     books: AsyncValue[Books]
     client: CloudClient
     device_id: str
+    session_id: str
     knobs: AsyncValue[Knobs]
     rng: random.Random
     now: Callable[[], float]
+    introduced: set[Stream] = attrs.field(factory=set)
+    """Streams that the cloud has heard where they begin."""
     room: Room = attrs.field(factory=Room)
     busy_until: float = 0.0
 
@@ -165,27 +173,40 @@ class _Uplink:
     # --- both
 
     async def _offer(self, records: Payloads, losses: Sequence[Loss], lane: Lane) -> Settlement:
-        """Take a batch through the cloud, in as many pieces as it asks for, and tell what is settled."""
-        steps = settle(records, losses, self.room)
-        try:
-            piece = next(steps)
-            while True:
-                piece = steps.send(await self._post(piece, lane))
-        except StopIteration as end:
-            settlement: Settlement = end.value
+        """Take a batch through the cloud, stream by stream, and tell what is settled."""
+        parts = parts_of(self.books.value.streams or (Stream("", self.device_id),), records, losses)
+        done: list[Settlement] = []
+        for part in parts:
+            if done and done[-1].trouble:
+                done.append(Settlement(left=part.records, losses_left=part.losses, trouble=done[-1].trouble))
+            else:
+                done.append(await self._settle(part, lane))
+        settlement = join(done)
         await self._tell(settlement)
         return settlement
 
-    async def _post(self, piece: Piece, lane: Lane) -> Verdict:
+    async def _settle(self, part: Part, lane: Lane) -> Settlement:
+        """One stream's part, in as many pieces as the cloud asks for."""
+        steps = settle(part.records, part.losses, self.room)
+        try:
+            piece = next(steps)
+            while True:
+                piece = steps.send(await self._post(piece, part.stream, lane))
+        except StopIteration as end:
+            return cast("Settlement", end.value)
+
+    async def _post(self, piece: Piece, stream: Stream, lane: Lane) -> Verdict:
         """One POST and what it means."""
+        introduced = stream in self.introduced
         body = frame_batch(
-            self.device_id,
-            self.books.value.stream_id,
+            stream.device_id,
+            stream.stream_id,
             piece.records.body,
             sent_at=self.now(),
             pending=self.books.value.pending,
             late=lane is Lane.BACKLOG,
-            losses=piece.losses,
+            losses=piece.losses if introduced else (*below(stream), *piece.losses),
+            session_id=self.session_id,
         )
         try:
             answer = await self.client.post(body)
@@ -203,6 +224,9 @@ class _Uplink:
         self._count(posts=1, bytes_sent=len(body))
         if verdict.sense is Sense.BUSY:
             self.busy_until = max(self.busy_until, trio.current_time() + verdict.retry_after_s)
+        if verdict.answer is not None:
+            self.introduced.add(stream)
+            self.traffic.value = attrs.evolve(self.traffic.value, shared=bool(verdict.answer.shared))
         if verdict.sense is not Sense.STORED:
             self.traffic.value = attrs.evolve(self.traffic.value, last_error=verdict.reason)
             log.warning("post_not_stored", lane=lane.value, sense=verdict.sense.value, reason=verdict.reason)
@@ -223,7 +247,9 @@ class _Uplink:
         """Pass on what is settled: one outcome for the sent, one for each error that the cloud gave."""
         self._count(sent=len(settlement.sent), duplicates=settlement.duplicates, rejected=len(settlement.refused))
         if settlement.conflicts:
-            log.error("conflicts", count=settlement.conflicts, seqs=(settlement.sent[0], settlement.sent[-1]))
+            log.error("conflicts", count=settlement.conflicts, seqs=settlement.conflicted.spans[:10])
+        if settlement.conflicted:
+            await self.outcomes.send(Outcome(Fate.CONFLICTED, settlement.conflicted))
         if settlement.sent or settlement.losses:
             await self.outcomes.send(Outcome(Fate.SENT, settlement.sent, losses=tuple(settlement.losses)))
         for error, seqs in _by_error(settlement.refused).items():

@@ -187,7 +187,7 @@ class Room:
 
 @attrs.define
 class Settlement:
-    """What became of a batch: each of its predictions is in exactly one of `sent`, `refused` and `left`."""
+    """What became of a batch: each of its predictions is in one of `sent`, `refused`, `conflicted` and `left`."""
 
     sent: Seqs = NO_SEQS
     refused: list[tuple[int, str]] = attrs.field(factory=list)
@@ -200,6 +200,8 @@ class Settlement:
     losses_left: tuple[wire.Loss, ...] = ()
     duplicates: int = 0
     conflicts: int = 0
+    conflicted: Seqs = NO_SEQS
+    """Numbers that the cloud has another prediction under; an old cloud only counts them."""
     suspects: list[tuple[Payloads, str]] = attrs.field(factory=list)
     """Single records that the cloud refused while it has taken nothing yet: the envelope may be what it minds."""
     sound: bool = False
@@ -207,6 +209,23 @@ class Settlement:
     too_large: bool = False
     trouble: Verdict | None = None
     """The verdict that stopped it; None if every record was offered."""
+
+
+def join(settlements: Sequence[Settlement]) -> Settlement:
+    """Those of a batch's parts as that of the whole; only the last one may have been stopped."""
+    whole = Settlement()
+    for one in settlements:
+        whole.sent += one.sent
+        whole.refused += one.refused
+        whole.conflicted += one.conflicted
+        whole.left += one.left
+        whole.losses += one.losses
+        whole.losses_left += one.losses_left
+        whole.duplicates += one.duplicates
+        whole.conflicts += one.conflicts
+        whole.too_large |= one.too_large
+        whole.left_error, whole.trouble = one.left_error or whole.left_error, one.trouble
+    return whole
 
 
 def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Generator[Piece, Verdict, Settlement]:
@@ -257,7 +276,13 @@ def _take(done: Settlement, piece: Piece, verdict: Verdict) -> None:
     assert verdict.answer is not None
     rejected = {rejection.index: rejection.error for rejection in verdict.answer.rejected}
     seqs = piece.records.seqs
-    done.sent += seqs_of([seq for index, seq in enumerate(seqs) if index not in rejected]) if rejected else seqs
+    forked = set(verdict.answer.conflicting or ())
+    if rejected or forked:
+        taken = [seq for index, seq in enumerate(seqs) if index not in rejected]
+        done.sent += seqs_of([seq for seq in taken if seq not in forked])
+        done.conflicted += seqs_of([seq for seq in taken if seq in forked])
+    else:
+        done.sent += seqs
     done.refused += [(seqs[index], rejected[index][:REASON_CHARS_MAX]) for index in sorted(rejected)]
     done.losses += piece.losses
     done.duplicates += verdict.answer.duplicates

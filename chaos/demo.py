@@ -266,8 +266,8 @@ async def stay(scene: Scene) -> None:
 
 async def find(home: Path, cloud: str, client: httpx.AsyncClient) -> Finding:
     """The device's books against the cloud's, number by number: what `app.py audit` does."""
-    account = read_account(home / "buffer.db", DEVICE)
-    return compare(account, (await client.get(f"{cloud}/devices/{DEVICE}/audit")).json())
+    account = read_account(home / "buffer.db")
+    return compare(account, {DEVICE: (await client.get(f"{cloud}/devices/{DEVICE}/audit")).json()})
 
 
 def show(finding: Finding, terminal: Console) -> None:

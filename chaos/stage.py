@@ -286,7 +286,7 @@ class Stage:
         if open_ends := [stream for stream in streams if stream["unexplained"] or stream["conflicts"]]:
             raise Failed(f"the cloud's audit: {json.dumps(open_ends)[:400]}")
         for device, buffer in buffers.items():
-            finding = compare(read_account(buffer, device), audits[device])
+            finding = compare(read_account(buffer), {device: audits[device]})
             if not finding.good or finding.waiting:
                 raise Failed(f"the books of {device} against the cloud's: {finding.sentence()}")
             if len(buffers) == 1:

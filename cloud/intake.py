@@ -81,6 +81,7 @@ def check_batch(opened: Opened, received_at: float) -> Batch:
         pending=None if envelope.pending is None else min(envelope.pending, wire.SEQ_MAX),
         received_at=received_at,
         bytes_plain=opened.bytes_plain,
+        session_id=envelope.session_id,
     )
 
 

@@ -35,6 +35,7 @@ from cloud.queries import (
     read_stats_query,
 )
 from cloud.settings import Settings, read_settings
+from cloud.sharing import Sharing
 from cloud.store import open_store
 
 ENDPOINTS = {
@@ -164,6 +165,7 @@ def _answer_errors(app: QuartTrio) -> None:
 def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now: Callable[[], float]) -> None:
     room = Room(limits.requests_max)
     rates = Rates(limits.device_requests_per_s)
+    sharing = Sharing()
 
     @app.post("/log")
     async def take() -> Response:
@@ -183,6 +185,8 @@ def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now:
             with metrics.committing():
                 answer = await ledger.ingest(batch)
             metrics.count(batch, answer)
+            if sharing.note(batch.device_id, batch.session_id):
+                answer = msgspec.structs.replace(answer, shared=True)
             return _json(wire.encode_answer(answer))
 
 

@@ -97,6 +97,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     edge_device_id: Name
     predictions: list[msgspec.Raw]
     stream_id: Name | None = None
+    session_id: Name | None = None
+    """The life of the sending process: two that take turns under one device's id are two devices."""
     sent_at: float | None = None
     pending: Annotated[int, Meta(ge=0)] | None = None
     late: bool = False
@@ -123,7 +125,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     accepted: int
     duplicates: int = 0
     conflicts: int = 0
+    conflicting: list[int] | UnsetType = UNSET
+    """The numbers of the conflicts, where there are any: the device sends these predictions again under new ones."""
     rejected: list[Rejection] = []
+    shared: bool | UnsetType = UNSET
+    """True where another process speaks under this device's id at the same time."""
     delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
 
     def counts(self) -> int:
@@ -174,12 +180,14 @@ def frame_batch(
     pending: int,
     late: bool = False,
     losses: Sequence[Loss] = (),
+    session_id: str = "",
 ) -> bytes:
     """The body of one POST around joined payloads as they are stored: nothing is decoded or encoded again.
 
     An empty `stream_id` says that there is none yet (no disk, so no numbers): the cloud then promises at-least-once.
     """
     stream = {"stream_id": stream_id} if stream_id else {}
+    stream |= {"session_id": session_id} if session_id else {}
     head = _encoder.encode(
         {"edge_device_id": device_id, **stream, "sent_at": sent_at, "pending": pending, "late": late}
     )

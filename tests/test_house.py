@@ -33,6 +33,7 @@ SHARED = (
     "tasks",
     "seqs",
     "claims",
+    "streams",
     "settings",
     "loading",
     "values",

@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,7 @@ class World:
     wire: Wire
     web: httpx.AsyncClient
     syncs: Syncs = attrs.Factory(Syncs)
+    ids: Iterator[str] = attrs.Factory(lambda: iter(["stream", *(f"stream-{n}" for n in range(2, 100))]))
     device_wire: httpx.AsyncBaseTransport | None = None
     """What lies between the device and `wire`, where a test puts something there."""
 
@@ -148,7 +149,7 @@ class World:
             sources=(),
             detector=Scratched(),
             client=client,
-            new_id=lambda _: "stream",
+            new_id=lambda _: next(self.ids),
             sync=self.syncs,
         )
         return open_pipeline(settings, ports)

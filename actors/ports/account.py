@@ -6,8 +6,10 @@ from pathlib import Path
 
 import attrs
 
+from actors.messages import Stream
 from actors.ports.buffer import ranges
 from actors.ports.journal import orphans, scan
+from actors.ports.names import read_names
 from actors.ports.opening import journal_folder
 
 Span = tuple[int, int]
@@ -18,8 +20,8 @@ Span = tuple[int, int]
 class Account:
     """What a device's disk says of its stream."""
 
-    device_id: str
-    stream_id: str
+    streams: tuple[Stream, ...]
+    """Under which names its numbers go out, oldest first."""
     accepted: int
     """The highest number given out; all from 1 on were."""
     waiting: tuple[Span, ...]
@@ -33,21 +35,22 @@ class NoBooks(Exception):
     """There is no buffer to read at that place."""
 
 
-def read_account(db_path: Path, device_id: str) -> Account:
+def read_account(db_path: Path) -> Account:
     """The account of the buffer at `db_path`, with what still lies in the journal alone. `NoBooks`."""
     # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
     segments = [scan(path) for path in orphans(journal_folder(db_path))]
     try:
         with contextlib.closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True)) as connection:
-            stream_id, last_seq = connection.execute("SELECT stream_id, last_seq FROM buffer_metadata").fetchone()
+            stream_id, made_as, last_seq = connection.execute(
+                "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
+            ).fetchone()
             waiting, quarantined = (_islands(connection, status) for status in ("pending", "failed"))
             given_up = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
     except (sqlite3.Error, TypeError) as exc:
         raise NoBooks(f"{db_path}: no buffer of a device can be read there ({exc})") from exc
     in_journal = [seq for segment in segments for seq, _ in segment.records if seq > last_seq]
     return Account(
-        device_id=device_id,
-        stream_id=stream_id,
+        streams=read_names(db_path, Stream(stream_id, made_as)),
         accepted=max([last_seq, *in_journal]),
         waiting=(*waiting, *ranges(in_journal)),
         quarantined=tuple(quarantined),

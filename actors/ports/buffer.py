@@ -304,8 +304,15 @@ class Buffer:
             busy, in_wal, moved = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         return not busy and in_wal == moved
 
-    def amend(self, change: Callable[[sqlite3.Connection], Done]) -> Done:
-        """An operator's change (`chores.py`), in one transaction."""
+    def device(self) -> str:
+        """The device's id when the buffer was made."""
+        with named_errors():
+            return str(self._connection.execute("SELECT device_id FROM buffer_metadata").fetchone()[0])
+
+    def amend(self, change: Callable[[sqlite3.Connection], Done], *, durable: bool = False) -> Done:
+        """Another room's change (`chores.py`, `forks.py`), in one transaction; with `durable`, synced."""
+        with named_errors():
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction() as connection:
             return change(connection)
 

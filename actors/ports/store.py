@@ -13,11 +13,12 @@
 
 from collections.abc import Callable, Sequence
 
-from actors.messages import Books, Entry, Fate, Outcome
+from actors.messages import Books, Entry, Fate, Outcome, Stream
 from actors.ports.aside import Aside
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
 from actors.ports.journal import Journal, orphans, scan, session
+from actors.ports.names import Names
 from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer, says_full, unlock
 from actors.ports.replay import Recovered, replay, rows_of
 from actors.ports.reserve import Reserve
@@ -60,10 +61,10 @@ class Store:
         describe = session(stream_id, device_id, options.model, options.now())
         self._journal = Journal(options.journal_folder, describe=describe, sync=options.sync)
         self._front = Front(options, self._journal, self._size_bytes)
-        self.failed_count = 0
-        """Predictions in quarantine."""
-        self.sent_count = 0
-        """Predictions confirmed over the life of the stream."""
+        self.mutex = self._front.mutex  # whoever holds it keeps numbers from being given out
+        self.names = Names(options, Stream(stream_id, buffer.device()))
+        self.failed_count = self.sent_count = 0
+        """Predictions in quarantine, and those confirmed, ever."""
 
     @classmethod
     def open(cls, device_id: str, options: StoreOptions) -> "Store":
@@ -72,8 +73,7 @@ class Store:
         try:
             try:
                 return cls._open(device_id, options, lock_fd)
-            except BufferDamaged:
-                # Damage that shows only when it is read: now it is set aside from the start.
+            except BufferDamaged:  # this shows only when it is read: now it is set aside from the start
                 mark_damaged(options.db_path)
                 return cls._open(device_id, options, lock_fd)
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
@@ -88,16 +88,15 @@ class Store:
         buffer, salvage = open_buffer(options)
         try:
             stream_id = buffer.stream()
-            if stream_id is None:
-                # A new database beside an old journal goes on with the journal's stream: the numbers are its own.
-                headers = [seen.header.stream_id for seen in found if seen.header]
-                known = [salvage.stream_id] if salvage.stream_id else headers[-1:]
-                stream_id = known[0] if known else options.new_id(options.now())
+            if stream_id is None:  # a new database goes on with the stream of a journal that lies beside it
+                known = [seen.header.stream_id for seen in found if seen.header][-1:]
+                stream_id = salvage.stream_id or (known[0] if known else options.new_id(options.now()))
                 fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
             replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside)
             store.recovered, store._front.next_seq = replayed.recovered, replayed.last_seq + 1
             store._count()
+            store.names.keep_to(device_id, store.last_seq + 1)
             store._reserve.make()
             store._aside.keep_within(options.set_aside_bytes_max)
         except (OSError, BufferDamaged, BufferUnwritable):
@@ -107,6 +106,7 @@ class Store:
 
     def _count(self) -> None:
         """Count anew what a change from outside has moved; under the mutex, or before anybody accepts."""
+        self._front.next_seq = max(self._front.next_seq, self._buffer.highest_seq() + 1)
         self._front.pending_count = self._buffer.count("pending") + self._front.held.pending_count
         self.failed_count, self.sent_count = self._buffer.count("failed"), self._buffer.totals().sent
 
@@ -185,8 +185,8 @@ class Store:
         try:
             for outcome in outcomes:
                 self._settle_one(outcome, now)
-            if self._buffer.wal_bytes() > WAL_BYTES_MAX:
-                self._buffer.checkpoint()  # a drain fills the WAL faster than `tidy` comes by
+            if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # a drain fills it faster than `tidy` comes by
+                self._buffer.checkpoint()
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
 
@@ -311,7 +311,7 @@ class Store:
         return last_seq
 
     def amend(self, change: Callable[[Buffer, float], Done]) -> Done:
-        """Work of an operator (`chores.py`) on rows at rest: flushed before, counted anew after. `DiskTrouble`."""
+        """Another room's work (`chores.py`, `forks.py`) on rows at rest: flushed before, counted anew after."""
         try:
             self._flush()
             done = change(self._buffer, self._options.now())
@@ -337,7 +337,8 @@ class Store:
         pending = self.pending_count
         oldest = (self._buffer.oldest_pending_at() or self._front.oldest_pending_at()) if pending else None
         return Books(
-            stream_id=self.stream_id,
+            stream_id=self.names.streams[-1].stream_id,
+            streams=self.names.streams,
             last_seq=self.last_seq,
             pending=pending,
             sent=self.sent_count,

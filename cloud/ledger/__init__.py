@@ -64,6 +64,8 @@ class Batch:
     """Seconds since 1970, by the cloud's clock."""
     bytes_plain: int
     """The body's size once decompressed; what the waiting requests are bounded by."""
+    session_id: str | None = None
+    """The life of the process that sent it."""
 
 
 # --- what is asked

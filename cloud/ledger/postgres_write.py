@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import attrs
 import msgspec
+from msgspec import UNSET
 
 from cloud import wire
 from cloud.ledger import Batch, Gap, Record
@@ -74,7 +75,7 @@ class _Plan:
     fresh: list[Record]
     unnumbered: int
     repeats: list[Record]
-    conflicts: int = 0
+    conflicting: list[int] = attrs.field(factory=list)
 
 
 def ingest_all(db: Connection, batches: Sequence[Batch]) -> list[wire.Answer]:
@@ -194,7 +195,7 @@ def _compare(db: Connection, streams: dict[StreamKey, _Stream], plans: Sequence[
         stream = streams[plan.key]
         if payloads.get((plan.key, seq), record.payload) == record.payload:
             continue
-        plan.conflicts += 1
+        plan.conflicting.append(seq)
         stream.conflicts += db.execute(
             "INSERT INTO conflicts VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
             (
@@ -203,7 +204,7 @@ def _compare(db: Connection, streams: dict[StreamKey, _Stream], plans: Sequence[
             ),
         ).rowcount  # fmt: skip
     for plan in plans:
-        streams[plan.key].duplicates += len(plan.repeats) - plan.conflicts
+        streams[plan.key].duplicates += len(plan.repeats) - len(plan.conflicting)
 
 
 _PAYLOADS = """SELECT place, payload FROM unnest(%s::text[], %s::text[], %s::bigint[]) WITH ORDINALITY
@@ -296,8 +297,9 @@ def _row(span: Span | Gap) -> tuple[object, ...]:
 def _answer(plan: _Plan) -> wire.Answer:
     return wire.Answer(
         accepted=len(plan.fresh),
-        duplicates=len(plan.repeats) - plan.conflicts,
-        conflicts=plan.conflicts,
+        duplicates=len(plan.repeats) - len(plan.conflicting),
+        conflicts=len(plan.conflicting),
+        conflicting=plan.conflicting or UNSET,
         rejected=list(plan.batch.rejected),
         delivery="at-least-once" if plan.unnumbered or plan.batch.stream_id is None else "exactly-once",
     )

@@ -4,6 +4,8 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from msgspec import UNSET
+
 from cloud import wire
 from cloud.ledger import Batch, Gap, Record, sqlite_rollups
 from cloud.ledger.ranges import Span, covered, join, overlay, runs, size, uncovered
@@ -29,19 +31,21 @@ def ingest(db: sqlite3.Connection, batch: Batch) -> wire.Answer:
     fresh = [record for seq, record in first.items() if seq not in known]
     _insert(db, batch, device_no, stream_no, [*fresh, *unnumbered])
     repeats += [first[seq] for seq in known]
-    conflicts, conflicts_new = _compare(db, stream_no, repeats, batch.received_at)
+    conflicting, conflicts_new = _compare(db, stream_no, repeats, batch.received_at)
     rejected_new = _explain_all(db, stream_no, batch)
     db.execute(
         "UPDATE streams SET unnumbered = unnumbered + ?, duplicates = duplicates + ?, conflicts = conflicts + ?,"
         " rejected = rejected + ?, last_seq = max(last_seq, ?) WHERE stream_no = ?",
         (
-            len(unnumbered), len(repeats) - conflicts, conflicts_new, rejected_new, _highest(batch, first), stream_no,
+            len(unnumbered), len(repeats) - len(conflicting), conflicts_new, rejected_new, _highest(batch, first),
+            stream_no,
         ),
     )  # fmt: skip
     return wire.Answer(
         accepted=len(fresh) + len(unnumbered),
-        duplicates=len(repeats) - conflicts,
-        conflicts=conflicts,
+        duplicates=len(repeats) - len(conflicting),
+        conflicts=len(conflicting),
+        conflicting=conflicting or UNSET,
         rejected=list(batch.rejected),
         delivery="at-least-once" if unnumbered or batch.stream_id is None else "exactly-once",
     )
@@ -180,25 +184,28 @@ def _insert(db: sqlite3.Connection, batch: Batch, device_no: int, stream_no: int
     )
 
 
-def _compare(db: sqlite3.Connection, stream_no: int, repeats: Iterable[Record], received_at: float) -> tuple[int, int]:
-    """How many repeats carry another payload than the stored one, and how many of these are new.
+def _compare(
+    db: sqlite3.Connection, stream_no: int, repeats: Iterable[Record], received_at: float
+) -> tuple[list[int], int]:
+    """The numbers of the repeats that carry another payload than the stored one, and how many of these are new.
 
     A prediction that retention has dropped can't be compared: its number was stored, so the repeat is a duplicate.
     """
-    conflicts = kept = 0
+    conflicting: list[int] = []
+    kept = 0
     for record in repeats:
         stored = db.execute(
             "SELECT payload FROM predictions WHERE stream_no = ? AND seq = ?", (stream_no, record.seq)
         ).fetchone()
-        if stored is None or stored[0] == record.payload:
+        if record.seq is None or stored is None or stored[0] == record.payload:
             continue
-        conflicts += 1
+        conflicting.append(record.seq)
         digest = hashlib.sha256(record.payload.encode()).digest()
         kept += db.execute(
             "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?, ?)",
             (stream_no, record.seq, digest, received_at, record.payload),
         ).rowcount
-    return conflicts, kept
+    return conflicting, kept
 
 
 def _explain_all(db: sqlite3.Connection, stream_no: int, batch: Batch) -> int:

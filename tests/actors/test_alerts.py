@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from actors.alerts import ALERTS, Scene, holding, oldest_pending_age_s
-from actors.messages import Books, Link, LinkState, Pulse, Vision
+from actors.messages import Books, Link, LinkState, Pulse, Traffic, Vision
 
 BOOKS = Books(stream_id="S", pending=3, capacity_bytes=100, size_bytes=10, oldest_pending_at=900.0)
 WELL = Scene(BOOKS, Link(LinkState.UP), Vision(), Pulse(), now=960.0)
@@ -18,6 +18,8 @@ WRONG = {
     "not_durable": attrs.evolve(WELL, books=attrs.evolve(BOOKS, in_memory=1)),
     "journal_unwritable": attrs.evolve(WELL, books=attrs.evolve(BOOKS, degraded="read-only")),
     "link_refused": attrs.evolve(WELL, link=Link(LinkState.REFUSED, "401: no such key")),
+    "numbers_taken": attrs.evolve(WELL, books=attrs.evolve(BOOKS, renumbered=2)),
+    "device_id_shared": attrs.evolve(WELL, traffic=Traffic(shared=True)),
     "nothing_moves": attrs.evolve(WELL, pulse=Pulse(stuck="nothing for 90 s")),
     "clock_wrong": attrs.evolve(WELL, pulse=Pulse(clock_trouble="1970")),
     "camera_down": attrs.evolve(WELL, vision=Vision(cameras_down=("dock",))),

@@ -1,11 +1,14 @@
 """The audit accounts for every accepted number, and says so when it can't."""
 
+from typing import Any
+
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.audit import compare, count, subtract
-from actors.messages import Entry, Fate, Outcome
+from actors.messages import Entry, Fate, Outcome, Stream
 from actors.ports.account import Account, NoBooks, read_account
 from actors.ports.buffer import ranges
 from actors.ports.opening import StoreOptions
@@ -26,7 +29,7 @@ def test_subtract_against_sets(some, minus):
 
 def account(accepted=10, waiting=(), quarantined=(), given_up=()):
     return Account(
-        device_id="cam", stream_id="S", accepted=accepted, waiting=waiting, quarantined=quarantined, given_up=given_up
+        streams=(Stream("S", "cam"),), accepted=accepted, waiting=waiting, quarantined=quarantined, given_up=given_up
     )
 
 
@@ -39,7 +42,7 @@ def cloud(last_seq, *gaps, **more):
         "duplicates": 0,
         "conflicts": 0,
     }
-    return {"streams": [{"stream_id": "other", "last_seq": 99}, stream | more]}
+    return {"cam": {"streams": [{"stream_id": "other", "last_seq": 99}, stream | more]}}
 
 
 def test_all_stored_is_good():
@@ -92,15 +95,34 @@ def test_the_books_are_read_while_the_device_runs_with_what_only_the_journal_has
     store.pending(0, 10, 1 << 20)
     store.settle([Outcome(Fate.SENT, (1, 2)), Outcome(Fate.QUARANTINED, (4,), "bad")])
     store.accept([entry] * 3)
-    books = read_account(folder / "buffer.db", "cam")
-    assert (books.stream_id, books.accepted) == ("S", 9)
+    books = read_account(folder / "buffer.db")
+    assert (books.streams, books.accepted) == ((Stream("S", "cam"),), 9)
     assert numbers(books.waiting) == {3, 5, 6, 7, 8, 9}
     assert books.quarantined == ((4, 4),)
     assert count(books.waiting) == 6
     store.close()
-    assert numbers(read_account(folder / "buffer.db", "cam").waiting) == {3, 5, 6, 7, 8, 9}
+    assert numbers(read_account(folder / "buffer.db").waiting) == {3, 5, 6, 7, 8, 9}
 
 
 def test_no_buffer_is_told(folder):
     with pytest.raises(NoBooks, match=r"nowhere\.db"):
-        read_account(folder / "nowhere.db", "cam")
+        read_account(folder / "nowhere.db")
+
+
+def test_a_cloud_that_knows_numbers_which_were_never_given_out_speaks_of_a_double():
+    found = compare(account(10), cloud(14))
+    assert (found.ahead, found.good, found.stored) == (4, False, 10)
+    assert "the cloud has 4 numbers that this buffer never gave out" in found.sentence()
+    assert compare(account(10), cloud(14), given_out=14).good, "the device has gone on since its account was read"
+
+
+def test_each_stream_answers_for_its_own_numbers_and_a_settled_fork_is_good():
+    books = attrs.evolve(account(20, waiting=((20, 20),)), streams=(Stream("S", "cam"), Stream("T", "line-2", 13)))
+    fork: dict[str, Any] = {"stream_id": "T", "last_seq": 18, "gaps_total": 2, "duplicates": 1, "conflicts": 0}
+    fork["gaps"] = [{"from_seq": 1, "to_seq": 12, "reason": "numbered in another stream"}]
+    fork["gaps"] += [{"from_seq": 15, "to_seq": 15, "reason": None}]
+    found = compare(books, cloud(99, conflicts=4) | {"line-2": {"streams": [fork]}})
+    assert found.missing == ((15, 15), (19, 19))
+    assert (found.stored, found.waiting, found.conflicts, found.duplicates_absorbed) == (17, 1, 4, 1)
+    fork["gaps"], fork["gaps_total"], fork["last_seq"] = fork["gaps"][:1], 1, 20
+    assert compare(books, cloud(99, conflicts=4) | {"line-2": {"streams": [fork]}}).good

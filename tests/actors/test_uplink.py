@@ -26,6 +26,7 @@ from actors.messages import (
     Reply,
     Report,
     Sign,
+    Stream,
     Traffic,
     Trouble,
 )
@@ -75,7 +76,7 @@ class World:
         self.link = AsyncValue(Link(LinkState.UP))
         self.stopping = trio.Event()
         self.traffic = AsyncValue(Traffic())
-        self.books = AsyncValue(Books(stream_id="stream-1", pending=120))
+        self.books = AsyncValue(Books(streams=(Stream("stream-1", "cam-1"),), pending=120))
         self.live, live_inbox = trio.open_memory_channel(100)
         self.backlog, backlog_inbox = trio.open_memory_channel(100)
         outcomes, self._outcomes = trio.open_memory_channel(math.inf)

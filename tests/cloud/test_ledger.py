@@ -247,7 +247,7 @@ async def test_a_number_with_another_payload_is_a_conflict_also_within_one_commi
         await ledger.ingest(batch(1))
         for _ in range(2):
             answer = await ledger.ingest(other(1))
-            assert (answer.accepted, answer.duplicates, answer.conflicts) == (0, 0, 1)
+            assert (answer.accepted, answer.duplicates, answer.conflicts, answer.conflicting) == (0, 0, 1, [1])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ledger.ingest, batch(2))
             nursery.start_soon(ledger.ingest, other(2))

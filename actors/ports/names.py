@@ -1,0 +1,68 @@
+"""Under which names the numbers of a buffer go out: a small file beside the database, written before it is needed.
+
+A buffer begins with one stream. It goes on under another one when the cloud turns out to have other predictions under
+its numbers (the buffer was copied, or restored from a backup), and when the device was given another id. Numbers run
+on; a name holds from a number up to the next name's.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from actors.messages import Stream
+from actors.ports.opening import StoreOptions
+from actors.ports.private import sync_folder
+
+log = structlog.get_logger()
+
+
+def names_file(db_path: Path) -> Path:
+    """Where the names lie once there is more than one."""
+    return db_path.with_name(db_path.name + ".streams")
+
+
+def read_names(db_path: Path, first: Stream) -> tuple[Stream, ...]:
+    """All names, `first` being the one that the database was made with; that one alone where the file can't be read.
+
+    Numbers that then go out under a wrong name are found by the cloud, and numbered anew.
+    """
+    try:
+        names = msgspec.json.decode(names_file(db_path).read_bytes(), type=list[Stream])
+    except FileNotFoundError:
+        return (first,)
+    except (OSError, ValueError) as exc:
+        log.error("streams_unreadable", file=str(names_file(db_path)), error=str(exc))  # noqa: TRY400
+        return (first,)
+    # Beside another database (the one before was set aside and could not be read) they mean nothing.
+    return tuple(names) if names and names[0].stream_id == first.stream_id else (first,)
+
+
+class Names:
+    """The names of one open buffer. **Synopsis:** `names.begin(next_seq, device_id)`, durable when it returns."""
+
+    def __init__(self, options: StoreOptions, first: Stream) -> None:
+        self._options = options
+        self.streams = read_names(options.db_path, first)
+
+    def keep_to(self, device_id: str, next_seq: int) -> None:
+        """Numbers from `next_seq` on belong to this device; what was accepted under another id keeps that one."""
+        if device_id != self.streams[-1].device_id:
+            self.begin(next_seq, device_id)
+
+    def begin(self, first_seq: int, device_id: str) -> None:
+        """Numbers from `first_seq` on have a new name. `OSError`: then nothing has changed."""
+        before = [stream for stream in self.streams if stream.first_seq < first_seq]
+        streams = (*before, Stream(self._options.new_id(self._options.now()), device_id, first_seq))
+        path = names_file(self._options.db_path)
+        fresh = path.with_name(path.name + ".new")
+        with fresh.open("wb") as file:
+            fresh.chmod(0o600)
+            file.write(msgspec.json.encode(streams))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        sync_folder(path.parent)
+        self.streams = streams
+        log.warning("stream_begun", stream_id=streams[-1].stream_id, device_id=device_id, first_seq=first_seq)
