@@ -15,7 +15,7 @@ PROGRESS := sed -n -e '/^ *Downloading .*[0-9][0-9]\.*[0-9]* [MG]B/p' -e 's/^Ins
 QUIET := ignore:Editable installation
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format model chaos bench-storage bench-delivery bench-vision clean
+.PHONY: help install run test lint format model chaos bench-storage bench-delivery bench-vision bench-cloud clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,7 +25,7 @@ help:
 	@echo "make lint     ruff and mypy;  make format  let ruff rewrite the sources"
 	@echo "make model    train the built-in model anew (make model ARGS='--epochs 1')"
 	@echo "make chaos    every fault of docs/proof.md against real processes (ARGS=--short: some minutes; root can do more)"
-	@echo "make bench-storage, bench-delivery, bench-vision    measure what it costs (5 to 10 minutes each)"
+	@echo "make bench-storage, bench-delivery, bench-vision, bench-cloud    measure what it costs (5 to 10 minutes each)"
 	@echo "make clean    remove $(VENV) and all caches"
 
 install: $(VENV)/.installed
@@ -85,6 +85,9 @@ bench-delivery: $(VENV)/.benched
 
 bench-vision: $(VENV)/.installed
 	@$(PY) -m bench.vision $(ARGS)
+
+bench-cloud: $(VENV)/.installed
+	@$(PY) -m bench.cloud $(ARGS)
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

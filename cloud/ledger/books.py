@@ -1,6 +1,7 @@
 """What a stream's numbers come to, batch by batch: decided on ranges in memory, whatever store they come from."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import attrs
 
@@ -71,6 +72,10 @@ def window(batches: Iterable[Batch]) -> Span | None:
 
 def sort_out(records: Iterable[Record]) -> tuple[dict[int, Record], list[Record], list[Record]]:
     """The first of each number, later ones with a number seen before in this batch, and those without any."""
+    records = list(records)
+    seqs = {record.seq: record for record in records}
+    if len(seqs) == len(records) and None not in seqs:
+        return cast("dict[int, Record]", seqs), [], []
     first: dict[int, Record] = {}
     repeats: list[Record] = []
     unnumbered: list[Record] = []

@@ -1,7 +1,8 @@
 """What many predictions come to: counts, lateness and a histogram, summed per hour as they are stored."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple, Self
 
@@ -111,7 +112,7 @@ COLUMNS: tuple[str, ...] = (
 
 def lateness_s(batch: Batch) -> float | None:
     """How old the newest prediction of a batch was on arrival; None without any, or where its clock can't be right."""
-    newest = max((record.timestamp for record in batch.records), default=None)
+    newest = max([record.timestamp for record in batch.records], default=None)
     if newest is None or clock_wrong(newest, batch.received_at):
         return None
     return max(batch.received_at - newest, 0.0)
@@ -127,33 +128,56 @@ def roll_up(records: Iterable[Record], received_at: float, *, late: bool) -> dic
 
     Time is that of the capture; where the device's clock can't be right, it is that of the arrival.
     """
-    by_minute: dict[tuple[str, str, int], Rollup] = {}
-    earliest, latest = received_at - CLOCK_BEHIND_S_MAX, received_at + CLOCK_AHEAD_S_MAX
+    groups: defaultdict[tuple[str, str, float], list[Record]] = defaultdict(list)
     for record in records:
-        timestamp = record.timestamp
-        plausible = earliest <= timestamp <= latest
-        minute = int((timestamp if plausible else received_at) // MINUTE) * MINUTE
-        of = (record.model_name, record.model_version, minute)
-        sums = by_minute.get(of)
-        if sums is None:
-            sums = by_minute[of] = Rollup()
-        sums.predictions += 1
-        sums.defects += record.defect_detected
-        if plausible:
-            lateness_s = max(received_at - timestamp, 0.0)
-            sums.lateness_count += 1
-            sums.lateness_sum_s += lateness_s
-            sums.lateness_max_s = max(sums.lateness_max_s, lateness_s)
-        sums.inference_sum_ms += min(record.inference_time_ms, INFERENCE_MS_MAX)
-        sums.inference_counts[bisect_left(BOUNDS_MS, record.inference_time_ms)] += 1
+        groups[record.model_name, record.model_version, record.timestamp // MINUTE].append(record)
     found: dict[Key, Rollup] = {}
-    for (name, version, minute), sums in by_minute.items():
-        sums.late = sums.predictions if late else 0
-        if minute >= minutes_from(received_at):
-            found[Key(name, version, MINUTE, minute)] = sums
-        for key in (Key(name, version, HOUR, minute // HOUR * HOUR), Key(name, version, EVER, 0)):
-            found.setdefault(key, Rollup()).add(sums)
+    for (name, version, minute), group in groups.items():
+        sums, wrong = _sum(group, received_at)
+        for start, part in ((minute, sums), (received_at // MINUTE, wrong)):
+            if part.predictions:
+                part.late = part.predictions if late else 0
+                for key in _keys(name, version, int(start) * MINUTE, received_at):
+                    found.setdefault(key, Rollup()).add(part)
     return found
+
+
+def _sum(group: Sequence[Record], received_at: float) -> tuple[Rollup, Rollup]:
+    """The sums of predictions of one minute, and of those among them whose clock can't be right."""
+    ages = [received_at - record.timestamp for record in group]
+    oldest, newest = max(ages), min(ages)
+    if oldest > CLOCK_BEHIND_S_MAX or newest < -CLOCK_AHEAD_S_MAX:
+        wrong = [record for record in group if clock_wrong(record.timestamp, received_at)]
+        right = [record for record in group if not clock_wrong(record.timestamp, received_at)]
+        return _sum(right, received_at)[0] if right else Rollup(), _count(wrong)
+    sums = _count(group)
+    sums.lateness_count = len(group)
+    sums.lateness_sum_s = sum(ages) if newest >= 0 else sum(max(age, 0.0) for age in ages)
+    sums.lateness_max_s = max(oldest, 0.0)
+    return sums, Rollup()
+
+
+def _count(group: Sequence[Record]) -> Rollup:
+    """All sums but those of lateness."""
+    times = [record.inference_time_ms for record in group]
+    if max(times) > INFERENCE_MS_MAX:
+        times = [min(time, INFERENCE_MS_MAX) for time in times]
+    sums = Rollup(
+        predictions=len(group),
+        defects=sum([record.defect_detected for record in group]),
+        inference_sum_ms=sum(times),
+    )
+    for place, count in Counter([bisect_left(BOUNDS_MS, time) for time in times]).items():
+        sums.inference_counts[place] = count
+    return sums
+
+
+def _keys(name: str, version: str, minute: int, received_at: float) -> Iterator[Key]:
+    """The rollups that a minute's predictions add to."""
+    yield Key(name, version, EVER, 0)
+    yield Key(name, version, HOUR, minute // HOUR * HOUR)
+    if minute >= minutes_from(received_at):
+        yield Key(name, version, MINUTE, minute)
 
 
 def minutes_from(now: float) -> float:

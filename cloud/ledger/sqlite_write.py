@@ -8,12 +8,11 @@ from msgspec import UNSET
 
 from cloud import wire
 from cloud.ledger import Batch, Gap, Record, sqlite_rollups
+from cloud.ledger.books import REASON_CHARS_MAX, sort_out
 from cloud.ledger.ranges import Span, covered, join, overlay, runs, size, uncovered
 from cloud.ledger.rollups import lateness_s, roll_up
 
-REASON_CHARS_MAX = 256
-
-_INSERT = """INSERT INTO predictions (device_no, stream_no, model_no, seq, timestamp, received_at, late,
+INSERT = """INSERT INTO predictions (device_no, stream_no, model_no, seq, timestamp, received_at, late,
     defect_detected, classes, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _TOUCHING = """SELECT low, high{more} FROM {table} WHERE stream_no = :stream AND low <= :high_next
     AND high >= :low_before
@@ -26,7 +25,7 @@ def ingest(db: sqlite3.Connection, batch: Batch) -> wire.Answer:
     """Store one batch; the answer holds once the transaction has been committed."""
     device_no = _device(db, batch)
     stream_no = _stream(db, device_no, batch.stream_id)
-    first, repeats, unnumbered = _sort_out(batch.records)
+    first, repeats, unnumbered = sort_out(batch.records)
     known = _note_stored(db, stream_no, first)
     fresh = [record for seq, record in first.items() if seq not in known]
     _insert(db, batch, device_no, stream_no, [*fresh, *unnumbered])
@@ -109,19 +108,6 @@ def _model(db: sqlite3.Connection, name: str, version: str) -> int:
     return int(found[0])
 
 
-def _sort_out(records: Iterable[Record]) -> tuple[dict[int, Record], list[Record], list[Record]]:
-    """The first of each number, later ones with a number seen before in this batch, and those without any."""
-    first: dict[int, Record] = {}
-    repeats: list[Record] = []
-    unnumbered: list[Record] = []
-    for record in records:
-        if record.seq is None:
-            unnumbered.append(record)
-        elif first.setdefault(record.seq, record) is not record:
-            repeats.append(record)
-    return first, repeats, unnumbered
-
-
 def _note_stored(db: sqlite3.Connection, stream_no: int, seqs: Iterable[int]) -> list[int]:
     """Merge the numbers into the stream's ranges; those that were there already."""
     known: list[int] = []
@@ -169,7 +155,7 @@ def _insert(db: sqlite3.Connection, batch: Batch, device_no: int, stream_no: int
     if not records:
         return
     db.executemany(
-        _INSERT,
+        INSERT,
         [
             (device_no, stream_no, models[name, version], seq, timestamp, received_at, late, defect, classes, payload)
             for seq, payload, timestamp, _, name, version, defect, classes in records

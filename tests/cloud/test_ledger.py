@@ -116,6 +116,8 @@ async def test_an_asker_that_goes_away_leaves_neither_a_hole_nor_a_lasting_place
 async def test_statistics_count_each_prediction_once_by_hour_minute_device_and_model(opened):
     async with opened(now=lambda: NOON + 120) as ledger:
         for _ in range(3):
+            await ledger.ingest(batch(1, 2, received_at=NOON + 5, defect_detected=True))
+            # Repeats beside one that is new.
             await ledger.ingest(batch(1, 2, 3, received_at=NOON + 5, defect_detected=True))
             await ledger.ingest(batch(1, device="cam2", received_at=NOON + 9, inference_time_ms=300.0))
             await ledger.ingest(batch(4, received_at=NOON + 90, timestamp=NOON + 60, model_name="m2"))

@@ -186,7 +186,7 @@ def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_s
                 None,
                 payload(seq, inference_time_ms=seq),
             )
-            old.execute(sqlite_write._INSERT, (*row[:9], row[9].decode()))
+            old.execute(sqlite_write.INSERT, (*row[:9], row[9].decode()))
         migrate(old)
         for seqs, late in (((2, 3), False), ((7,), True)):
             body = envelope(*(payload(n, inference_time_ms=n, timestamp=NOON + n * 100) for n in seqs), late=late)
