@@ -291,7 +291,7 @@ def numbers(spans: Iterable[tuple[int, int]]) -> int:
 
 def damage(settings: Settings) -> list[str]:
     """What is wrong with the database, in words; nothing is changed. `NoBooks` if there is none."""
-    if not settings.buffer_db_path.exists():
+    if not settings.buffer_db_path.is_file():
         raise NoBooks(f"{settings.buffer_db_path}: there is no buffer")
     try:
         with open_reading(settings.buffer_db_path) as reading:

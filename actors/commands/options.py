@@ -122,11 +122,18 @@ def tells(*mistakes: type[Exception]) -> Callable[[Command], Command]:
             try:
                 return function(*args, **given)
             except mistakes as exc:
-                raise Problem(str(exc)) from exc
+                raise Problem(_words(exc)) from exc
 
         return command
 
     return decorate
+
+
+def _words(error: Exception) -> str:
+    """The error as a sentence; what the system says is told without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def say(as_json: bool, found: object, lines: Sequence[str]) -> None:

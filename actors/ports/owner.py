@@ -84,16 +84,17 @@ def owner_of(options: StoreOptions, device_id: str) -> Iterator[Owner]:
 def door(db_path: Path) -> Iterator["RunningDevice"]:
     """The running device behind its control door. `NoDoor`."""
     path = control_path(db_path)
-    try:
-        with short_path(path) as name:
+    with contextlib.ExitStack() as stack:
+        try:
+            name = stack.enter_context(short_path(path))
             _knock(name)
-            transport = httpx.HTTPTransport(uds=name, verify=_NO_TLS)
-            with httpx.Client(transport=transport, base_url="http://device", timeout=ANSWER_S) as client:
-                device = RunningDevice(client)
-                device.status()
-                yield device
-    except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise NoDoor(f"{path}: {exc.strerror}") from exc
+        except OSError as exc:  # not there, left by a device that is gone, or not for this user
+            raise NoDoor(f"{path}: {exc.strerror}") from exc
+        transport = httpx.HTTPTransport(uds=name, verify=_NO_TLS)
+        client = stack.enter_context(httpx.Client(transport=transport, base_url="http://device", timeout=ANSWER_S))
+        device = RunningDevice(client)
+        device.status()
+        yield device
 
 
 def _knock(name: str) -> None:

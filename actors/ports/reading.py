@@ -177,7 +177,9 @@ class Reading:
 @contextlib.contextmanager
 def open_reading(db_path: Path) -> Iterator[Reading]:
     """A view of the buffer at `db_path` for as long as the block; nothing is written. `NoBooks`."""
-    if not db_path.is_file():
+    with _named(db_path):
+        there = db_path.is_file()
+    if not there:
         raise NoBooks(f"{db_path}: there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to read")
     with _named(db_path):
         reading = _read(db_path)

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -240,6 +241,27 @@ def test_looking_needs_no_lock(shell):
         assert shell.json("buffer", "stats")["pending"] == 3
     finally:
         os.close(held)
+
+
+@pytest.mark.parametrize("command", [*LOOKS, *CHANGES, ("repair",)])
+def test_a_folder_that_may_not_be_entered_is_told(shell, command, monkeypatch):
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert "Permission denied" in shell.refused("buffer", *command)
+
+
+def test_a_device_file_is_no_buffer_and_nothing_is_made_beside_it(shell):
+    assert "there is no buffer" in shell.refused("buffer", "repair", "--buffer-db-path", "/dev/null")
+    assert not Path("/dev/null.lock").exists()
+
+
+def test_a_file_that_can_not_be_written_is_told_without_a_number(shell):
+    assert (
+        shell.refused("buffer", "export", "-o", "/nowhere/rows")
+        == "error: /nowhere/rows.part: No such file or directory\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
