@@ -58,7 +58,7 @@ class Logs:
         """Drop what was told a moment ago; the next one of its kind says how many there were."""
         if method not in LIMITED:
             return event
-        words = tuple(f"{name}={value}" for name, value in sorted(event.items()) if isinstance(value, str))
+        words = tuple(f"{name}={value}" for name, value in sorted(event.items()) if not isinstance(value, int | float))
         held_back = self.repeats.see(str(event.get("event")), words, self.clock())
         if held_back is None:
             raise structlog.DropEvent
