@@ -28,6 +28,9 @@ from actors.pacing import Pace, next_due, next_pace, page_size, rate_per_s
 from cloud.wire import BATCH_BYTES_MAX
 
 RETRY_MULTIPLIER = 2.0
+BUSY_JITTER_S = 2.0
+"""On top of what a busy cloud asks for, so that those it turned away do not come back together. It does not grow: else
+whoever was turned away often would come last of all."""
 RETRY_PAUSE_MAX_S = 60.0
 """A drain that got nothing through is tried again no later than this (once the link is there)."""
 
@@ -137,13 +140,21 @@ class _Recovery:
                 return 0.0
             self.fruitless = 0 if walk.settled else self.fruitless + 1
             if walk.trouble is Trouble.BUSY:
-                await self._pause_until(max(walk.retry_at, self._retry_at() if self.fruitless else 0.0))
+                await self._pause_until(self._after_busy(walk.retry_at))
                 walk.trouble = Trouble.NONE
             elif self.fruitless:
                 walk.trouble = Trouble.FAILED
             if not self._may_go(walk):
                 self.wanted.set()
                 return self._retry_at()
+
+    def _after_busy(self, asked: float) -> float:
+        """When to go on after the cloud was busy: as it asked, and spread if it turned everything away."""
+        if not self.fruitless:
+            return asked
+        if asked <= trio.current_time():
+            return self._retry_at()
+        return asked + self.rng.uniform(0.0, BUSY_JITTER_S)
 
     def _retry_at(self) -> float:
         """When to try again, the later the longer nothing got through."""

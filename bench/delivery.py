@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 
 from bench.child import ROOT, call, quiet
+from bench.herd import QUEUE_MAX
 from bench.table import OUT, Line, machine, median, note, ratio, show
 
 DELAY_S = 0.05
@@ -33,9 +34,10 @@ class Size:
     large: int = 1_000_000
     live_s: float = 8.0
     naive: int = 100_000
+    herd: int = 1_000
 
 
-QUICK = Size(rounds=3, backlog=100_000, large=300_000, live_s=4.0, naive=100_000)
+QUICK = Size(rounds=3, backlog=100_000, large=300_000, live_s=4.0, naive=100_000, herd=300)
 
 
 @contextlib.contextmanager
@@ -196,6 +198,44 @@ class Bench:
             )
         )
 
+    def first_home(self) -> None:
+        """The first delivery after the link returns: real time over a proxy, and an hour in virtual time."""
+        for what, outage_s, target_s in (("30 s", 30.0, 2.0), ("an hour (virtual time)", 3_600.0, 35.0)):
+            folder = self.place()
+            if outage_s > 60:
+                seen = call("bench.link:after_a_virtual_outage", folder=folder, devices=10, outage_s=outage_s)
+            else:
+                with process("bench.sink", "0") as endpoint:
+                    seen = call(
+                        "bench.link:after_an_outage", folder=folder, endpoint=endpoint, devices=10, outage_s=outage_s
+                    )
+            note(f"  first delivery after {what}: {[round(one, 2) for one in seen]}")
+            self.lines.append(
+                Line(
+                    f"first delivery after an outage of {what}, median of 10",
+                    f"{median(seen):.1f} s",
+                    f"the slowest {max(seen):.1f} s",
+                    None,
+                    f"<= {target_s:.0f} s",
+                    median(seen) <= target_s,
+                )
+            )
+
+    def herd(self) -> None:
+        """All devices return at once to a cloud that sheds load; the same in every run."""
+        seen = call("bench.herd:herd", devices=self.size.herd, backlog=500)
+        shed = f"its queue held {seen['queue']:.0f} of {QUEUE_MAX}, {seen['shed']:.0f} turned away"
+        self.lines.append(
+            Line(
+                f"{self.size.herd:,} devices return at once, slowest against the mean",
+                f"{seen['slowest_s']:.1f} s",
+                f"mean {seen['mean_s']:.1f} s; {shed}",
+                seen["ratio"],
+                "<= 2",
+                seen["ratio"] <= 2 and seen["queue"] <= QUEUE_MAX,
+            )
+        )
+
     def memory(self) -> None:
         """A large backlog to a sink that takes a moment, so that there is time to look."""
         template = self.place()
@@ -234,6 +274,8 @@ def main() -> None:
         bench.live(template)
         bench.wire(32, 0.30)
         bench.wire(1_000, 0.25)
+        bench.first_home()
+        bench.herd()
         bench.memory()
         show("delivery", bench.lines)
 
