@@ -138,9 +138,9 @@ def test_a_hang_up_changes_what_may_change_and_names_what_may_not(running, folde
     assert "BATCH_SIZE" in told["problems"][0]
     assert "stay in force" in told["then"]
 
-    toml.write_text('log_level = "warning"\nbuffer_cleanup_days = 3\n')
+    toml.write_text('log_level = "warning"\nbuffer_when_full = "drop_oldest"\n')
     before = running.hang_up()
-    assert running.wait_for("settings_need_restart", before)["names"] == ["BUFFER_CLEANUP_DAYS"]
+    assert running.wait_for("settings_need_restart", before)["names"] == ["BUFFER_WHEN_FULL"]
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(PATIENCE_S) == 0
     assert {seen["level"] for seen in running.events()[before:]} == {"warning"}
