@@ -1,7 +1,7 @@
 """`python -m cloud`: the service on one port, until SIGTERM or SIGINT; `python -m cloud keys`: its keys.
 
-Its first line on stdout says where it listens; stderr has the log, one JSON object a line. Exit codes: 0 stopped by a
-signal, 1 the database or the port can't be used, 2 a setting is wrong.
+Its first line on stdout says where it listens, the second where the fleet's page is; stderr has the log, one JSON
+object a line. Exit codes: 0 stopped by a signal, 1 the database or the port can't be used, 2 a setting is wrong.
 """
 
 import signal
@@ -110,7 +110,10 @@ async def run(settings: Settings) -> None:
             async with trio.open_nursery() as serving:
                 binds = await serving.start(partial(serve, app, config, shutdown_trigger=stop.wait))
                 keys = "keys needed" if settings.keyring.current else "no keys: loopback only"
-                print(f"holdfast cloud on {binds[0]} (database {settings.database}, {keys})", flush=True)
+                url = binds[0]
+                where = f"holdfast cloud on {url} (database {settings.database}, {keys})"
+                # In one piece: whoever reads the first line alone may be gone by the second.
+                print(f"{where}\nthe fleet's page: {url}/", flush=True)
             nursery.cancel_scope.cancel()
 
 

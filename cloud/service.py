@@ -15,6 +15,7 @@ from quart_trio import QuartTrio
 from cloud import intake, wire
 from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
 from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange, NoWebsocket
+from cloud.dashboard.routes import Dashboard, dashboard, wants_page
 from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
 from cloud.guard import guard, respond, this_request
@@ -39,6 +40,7 @@ from cloud.sharing import Sharing
 from cloud.store import open_store
 
 ENDPOINTS = {
+    "GET /": "this list, and for a browser the fleet's page; each device's own is /device/{id}",
     "POST /log": "take a batch of predictions",
     "GET /health": "the process lives",
     "GET /ready": "the ledger answers",
@@ -193,9 +195,16 @@ def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now:
 def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
     exports = Exports()
 
+    page = Dashboard(lambda: door.ledger, now)
+    app.register_blueprint(dashboard(page))
+
     @app.get("/")
     async def index() -> Response:
-        return _json(_encode({"service": "holdfast cloud", "endpoints": ENDPOINTS}))
+        if wants_page():
+            return await page.fleet()
+        response = _json(_encode({"service": "holdfast cloud", "endpoints": ENDPOINTS}))
+        response.headers["Vary"] = "Accept"
+        return response
 
     @app.get("/stats")
     async def stats() -> Response:
