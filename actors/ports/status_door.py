@@ -8,18 +8,22 @@ import attrs
 import msgspec
 import structlog
 import trio
-from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.ports import metrics
+from actors.ports.hosting import Exchange, Hosting
 from actors.ports.prediction_door import Log, Refused, Turnstile, add_predictions, check_local
 from actors.status import Status
 
 GRACE_S = 1.0
 """How long requests under way may take once the device stops."""
+KEEP_ALIVE_S = 30.0
+"""How long an idle connection stays open: longer than Prometheus waits between two looks."""
+STALLED_S_MAX = 5.0
+"""How long a client may take nothing of its answer."""
 UNAVAILABLE = 503
 PICTURES_AT_ONCE_MAX = 4
 PAGE = Path(__file__).parents[1] / "assets" / "page"
@@ -52,6 +56,7 @@ def create_status_app(window: Window) -> QuartTrio:
     the last frame, and `POST /predictions`.
     """
     app = QuartTrio("device", static_folder=None)
+    app.asgi_http_class = Exchange
     page = metrics.Metrics(window.status)
 
     @app.get("/health")
@@ -122,11 +127,17 @@ def _json(answer: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(answer), status, content_type="application/json")
 
 
-async def serve(window: Window, bind: str, stopping: trio.Event) -> None:
-    """Serve until `stopping`, then finish what is under way. A port that can't be had is told; the device goes on."""
-    config = Config()
+async def serve(
+    window: Window, bind: str, stopping: trio.Event, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve until `stopping`, then finish what is under way; `task_status` is told the address.
+
+    A port that can't be had is told; the device goes on.
+    """
+    config = Hosting(STALLED_S_MAX)
     config.bind = [bind]
     config.graceful_timeout = GRACE_S
+    config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
     config.loglevel = "WARNING"
     run = partial(hypercorn_serve, create_status_app(window), config, shutdown_trigger=stopping.wait)
@@ -134,6 +145,7 @@ async def serve(window: Window, bind: str, stopping: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
             binds = await nursery.start(run)
             log.info("status_endpoint", url=f"{binds[0]}/status")
+            task_status.started(binds[0])
     except* OSError as group:
         log.warning(
             "status_endpoint_unavailable",

@@ -61,7 +61,7 @@ function show(s) {
 
   say("disk", `${size(s.size_mb)} of ${size(s.capacity_mb)} (${Math.round(s.capacity_percent)} %)`);
   byId("used").value = s.capacity_percent;
-  say("full", s.full_in_s === null ? "it does not grow" : time(s.full_in_s));
+  say("full", s.full_in_s === null ? "no growth seen" : time(s.full_in_s));
   say("accepted", `${count(s.last_seq)}, ${rate(s.accepted_per_s)}`);
   say("recovered", count(s.recovered_at_start));
   say("at", `as of ${new Date().toLocaleTimeString()}`);

@@ -1,6 +1,7 @@
 """The device's own endpoints: what they answer, and with which status."""
 
 import json
+import socket
 from collections.abc import Sequence
 
 import attrs
@@ -9,6 +10,7 @@ import trio
 from quart_trio import QuartTrio
 
 from actors.messages import Books, Link, LinkState, PipelineClosed, Pulse, Receipt, Vision
+from actors.ports import status_door
 from actors.ports.prediction_door import AT_ONCE_MAX, BODY_BYTES_MAX
 from actors.ports.status_door import Window, create_status_app
 from actors.readiness import Bounds
@@ -102,6 +104,39 @@ async def test_status_is_the_whole_account(device):
 @pytest.mark.parametrize("path", ["/nowhere", "/status/", "/health/x"])
 async def test_other_paths_are_not_there(device, path):
     assert (await device.get(path)).status_code == 404
+
+
+async def test_a_client_that_says_nothing_more_is_let_go_and_holds_up_no_stop(device, monkeypatch):
+    monkeypatch.setattr(status_door, "KEEP_ALIVE_S", 0.2)
+    stopping = trio.Event()
+    window = Window(device.status, device.picture, device.log)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(status_door.serve, window, "127.0.0.1:0", stopping)
+            port = int(url.rpartition(":")[2])
+            async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+                await client.send_all(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                heard = b""
+                while piece := await client.receive_some():
+                    heard += piece
+            assert heard.endswith(b'{"status":"ok"}')
+            stopping.set()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux: it cuts off who takes nothing")
+async def test_a_client_that_takes_nothing_of_its_answer_holds_up_no_stop(device, monkeypatch):
+    monkeypatch.setattr(status_door, "STALLED_S_MAX", 1.0)
+    device.jpeg = bytes(32 * 2**20)
+    stopping = trio.Event()
+    window = Window(device.status, device.picture, device.log)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(status_door.serve, window, "127.0.0.1:0", stopping)
+            async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as client:
+                await client.send_all(b"GET /frame.jpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                await client.receive_some(1)
+                stopping.set()
+                nursery.cancel_scope.cancel()
 
 
 # --- the page and its picture
