@@ -172,8 +172,8 @@ class Stage:
         """`python -m cloud`; the first one's port is kept for all that follow, and the wire leads to it."""
         database = self.database or str(self.folder / "cloud.db")
         bind = f"127.0.0.1:{self.cloud_port}"
-        command = (sys.executable, "-m", "cloud", "--bind", bind, "--database", database)
-        async with self.child(name, *command, env=env) as child:
+        command = (sys.executable, "-m", "cloud", "--bind", bind)
+        async with self.child(name, *command, env={"CLOUD_DATABASE_URL": database} | env) as child:
             line = await child.says(lambda line: "http://127.0.0.1:" in line, START_S_MAX)
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             assert found
