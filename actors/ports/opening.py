@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -131,8 +132,20 @@ def new_stream_id(now: float) -> str:
     return "".join("0123456789ABCDEFGHJKMNPQRSTVWXYZ"[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-def lock(path: Path) -> int:
+def _check_place(db_path: Path) -> None:
+    """`StoreMisplaced` where something stands that is no file: SQLite would open a device, and we would change it."""
+    try:
+        is_file = stat.S_ISREG(db_path.stat().st_mode)
+    except OSError:
+        return  # there is nothing yet, or the lock will tell why it can't be seen
+    if not is_file:
+        raise StoreMisplaced(f"BUFFER_DB_PATH: {db_path}: is no file; name a file in a folder that this user may write")
+
+
+def lock(options: StoreOptions) -> int:
     """Take the store for this process; the lock goes with the process, however that ends."""
+    path = options.lock_path
+    _check_place(options.db_path)
     try:
         make_folder(path.parent)
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

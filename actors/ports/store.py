@@ -69,7 +69,7 @@ class Store:
     @classmethod
     def open(cls, device_id: str, options: StoreOptions) -> "Store":
         """Open or create the store, replay what earlier sessions left, and be ready to accept."""
-        lock_fd = lock(options.lock_path)
+        lock_fd = lock(options)
         try:
             try:
                 return cls._open(device_id, options, lock_fd)

@@ -1,5 +1,6 @@
 """The store keeps what it acknowledged, numbers it once, and always opens."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors.messages import Fate, Outcome
 from actors.ports.journal import orphans
-from actors.ports.opening import StoreLocked
+from actors.ports.opening import StoreLocked, StoreMisplaced
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from cloud.wire import Loss
@@ -134,6 +135,19 @@ def test_second_process_is_refused_at_once_and_by_name(disk):
         world.open()
     store.close()
     world.open().close()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
+def test_a_buffer_path_that_is_no_file_is_refused_and_left_as_it_was(disk, make):
+    """As root, making `/dev/null` private to us would break the whole machine."""
+    world = disk()
+    path = world.folder / "buffer.db"
+    make(path)
+    path.chmod(0o755)
+    with pytest.raises(StoreMisplaced, match=r"BUFFER_DB_PATH: .*buffer\.db: is no file; name a file"):
+        world.open()
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert [each.name for each in world.folder.iterdir()] == ["buffer.db"]
 
 
 def test_full_buffer_refuses_and_an_eviction_leaves_a_tombstone(disk):
