@@ -35,6 +35,7 @@ def cloud(database, start: tuple[str, ...] = ("-m", "cloud")) -> Iterator[tuple[
                 r"holdfast cloud on (http://127\.0\.0\.1:\d+) \(database .*, no keys: loopback only\)$", line
             )
             assert found, line + process.stderr.read()
+            assert process.stdout.readline() == f"the fleet's page: {found[1]}/\n"
             yield process, found[1]
         finally:
             process.kill()
