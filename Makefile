@@ -15,7 +15,7 @@ PROGRESS := sed -n -e '/^ *Downloading .*[0-9][0-9]\.*[0-9]* [MG]B/p' -e 's/^Ins
 QUIET := ignore:Editable installation
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format model chaos bench-storage bench-delivery bench-vision bench-cloud clean
+.PHONY: help install run test lint format model simulate chaos bench-storage bench-delivery bench-vision bench-cloud clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make install  only install, into $(VENV)"
 	@echo "make lint     ruff and mypy;  make format  let ruff rewrite the sources"
 	@echo "make model    train the built-in model anew (make model ARGS='--epochs 1')"
+	@echo "make simulate 10,000 seeds of the simulated system, the summary into docs/simulation.json (an hour or more)"
 	@echo "make chaos    every fault of docs/proof.md against real processes (ARGS=--short: some minutes; root can do more)"
 	@echo "make bench-storage, bench-delivery, bench-vision, bench-cloud    measure what it costs (5 to 10 minutes each)"
 	@echo "make clean    remove $(VENV) and all caches"
@@ -73,6 +74,9 @@ model: $(VENV)/.trainable
 $(VENV)/.benched: $(VENV)/.installed
 	@$(PIP) install --quiet --group bench
 	@touch $@
+
+simulate: $(VENV)/.installed
+	@$(PY) -m chaos.simulate --seeds 0..10000 --json docs/simulation.json $(ARGS)
 
 chaos: $(VENV)/.installed
 	@$(PY) -m chaos run all $(ARGS)

@@ -20,10 +20,12 @@ from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
 from actors.streams import stream_of
 from actors.strokes import Strokes
-from actors.tail import Tail
+from actors.tail import Tail, json_bytes
 from actors.tasks import Chore, TaskRefused
 
 GROUP_ENTRIES_MAX = 4_096
+GROUP_BYTES_MAX = 1 << 20
+"""Callers that pile up before a full disk must not become a group larger than all the room there can ever be."""
 CONTROL_MAX = 256
 """Outcomes that share one trip to the disk."""
 TIDY_EVERY_S = 1.0
@@ -246,7 +248,7 @@ class _Desk:
             losses = await self.disk.do(Store.losses) if after == 0 else []
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
-            idle = list(self.tail.idle(self.in_flight).items())[: request.records_max]
+            idle = list(self.tail.idle(self.in_flight, request.bytes_max).items())[: request.records_max]
             page = Page([Stored(handle, entry.body) for handle, entry in idle], after, exhausted=True)
         else:
             free = self.in_flight.free(found.seqs)
@@ -292,19 +294,19 @@ class _Desk:
             await trio.sleep(TIDY_EVERY_S)
 
     async def save_tail(self) -> None:
-        """The disk is back: what memory kept, and no lane has in its hands, becomes durable. `DiskTrouble`."""
-        idle = self.tail.idle(self.in_flight)
-        if not idle:
-            return
-        handles = seqs_of(idle)
-        self.in_flight.take(handles)
-        try:
-            records = await self.disk.accept(list(idle.values()))
-            self.tail.forget(idle)
-        finally:
-            self.in_flight.give_back(handles)
-        log.info("memory_saved", predictions=len(records))
-        self.hand_on(records)
+        """The disk is back: what memory kept, and no lane has in its hands, becomes durable, a group at a time, since
+        all of it at once may be more than there is room for. `DiskTrouble`, `BufferFull`.
+        """
+        while idle := self.tail.idle(self.in_flight, GROUP_BYTES_MAX):
+            handles = seqs_of(idle)
+            self.in_flight.take(handles)
+            try:
+                records = await self.disk.accept(list(idle.values()))
+                self.tail.forget(idle)
+            finally:
+                self.in_flight.give_back(handles)
+            log.info("memory_saved", predictions=len(records))
+            self.hand_on(records)
 
     async def close(self) -> None:
         """Everything that the disk takes; what it does not is told."""
@@ -369,11 +371,12 @@ async def gather(
 ) -> list[Accept]:
     """All that waits, and if that is fewer than `group_min` predictions, what comes within `group_wait_s`."""
     group = [first]
-    count = len(first.entries)
+    count, size = len(first.entries), json_bytes(first.entries)
     with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while count < GROUP_ENTRIES_MAX:
+        while count < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
             group.append(accepts.receive_nowait())
             count += len(group[-1].entries)
+            size += json_bytes(group[-1].entries)
     with trio.move_on_after(group_wait_s):
         while count < group_min:
             try:

@@ -50,6 +50,19 @@ class Tail:
         for handle in handles:
             self.entries.pop(handle, None)
 
-    def idle(self, in_flight: Container[int]) -> dict[int, Entry]:
-        """Those that no lane has in its hands."""
-        return {handle: entry for handle, entry in self.entries.items() if handle not in in_flight}
+    def idle(self, in_flight: Container[int], bytes_max: int) -> dict[int, Entry]:
+        """The oldest that no lane has in its hands, up to `bytes_max` of JSON; at least one, if there is any."""
+        found: dict[int, Entry] = {}
+        size = 0
+        for handle, entry in self.entries.items():
+            if handle not in in_flight:
+                size += len(entry.body)
+                if found and size > bytes_max:
+                    break
+                found[handle] = entry
+        return found
+
+
+def json_bytes(entries: Sequence[Entry]) -> int:
+    """How much JSON these are."""
+    return sum([len(entry.body) for entry in entries])

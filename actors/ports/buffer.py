@@ -253,6 +253,20 @@ class Buffer:
                 for grave in connection.execute("SELECT from_seq, to_seq FROM buffer_losses").fetchall()
             )
 
+    def recount(self, last_seq: int) -> None:
+        """Put the count of the sent right: numbers have no holes, so what of those up to `last_seq` neither waits, nor
+        was refused, nor was given up was sent. A replay brings back rows that were counted before, and a new database
+        has counted none.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE buffer_metadata SET total_sent = max(0, ?"
+                " - (SELECT count(*) FROM prediction_buffer WHERE status = 'pending')"
+                " - (SELECT count(*) FROM prediction_buffer WHERE status = 'failed')"
+                " - (SELECT coalesce(sum(to_seq - from_seq + 1), 0) FROM buffer_losses))",
+                (last_seq,),
+            )
+
     def losses(self, count_max: int) -> list[Loss]:
         """Tombstones that the cloud has not confirmed yet."""
         with named_errors():
@@ -292,7 +306,8 @@ class Buffer:
     def shrink(self, pages_max: int) -> None:
         """Give free pages back to the file system, a few at a time; the file is cut at the next checkpoint."""
         with named_errors():
-            self._connection.execute(f"PRAGMA incremental_vacuum({int(pages_max)})").fetchall()
+            # A script is stepped to its end; `execute` would step once, which is one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages_max)})")
 
     def checkpoint(self, *, truncate: bool = False) -> bool:
         """Move the WAL into the database and sync both; True when everything committed so far is then on the disk.

@@ -60,7 +60,7 @@ class Front:
             for seq, entry in enumerate(entries, self.next_seq)
         ]
         size = self.size_bytes()
-        if size + sum([len(row.payload) for row in rows]) > self.options.accept_bytes_max:
+        if size + self.held.ask(rows) > self.options.accept_bytes_max:
             raise BufferFull(f"{self.options.db_path.parent}: {size} bytes")
         return rows
 

@@ -285,11 +285,11 @@ def _read_books(path: Path) -> Salvage:
     stream_id, last_seq = None, 0
     losses: list[tuple[int, int, str, float]] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             row = connection.execute("SELECT stream_id, stream_crc32c, last_seq FROM buffer_metadata").fetchone()
             if row and is_stream(*row[:2]) and isinstance(row[2], int):
                 stream_id, last_seq = row[0], row[2]
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             losses = connection.execute(
                 "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
             ).fetchall()

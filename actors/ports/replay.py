@@ -90,6 +90,7 @@ def replay(
             saved += buffer.insert(stroke, last_seq=seen.last_seq)
     # What was evicted may still have its line: it stays buried.
     saved -= buffer.keep_buried()
+    buffer.recount(last_seq)
     if buffer.checkpoint():
         for seen in ours:
             seen.path.unlink(missing_ok=True)

@@ -33,6 +33,9 @@ class named_errors:  # noqa: N801 - used as a statement: `with named_errors():`
         if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
             # The library's own word, not SQLite's: a text that is no UTF-8 any more.
             raise BufferDamaged(str(error)) from error
+        if isinstance(error, UnicodeDecodeError):
+            # What SQLite says of a damaged schema quotes it, and Python can't read that.
+            raise BufferDamaged(str(error)) from error
         if isinstance(error, sqlite3.DatabaseError) and hasattr(error, "sqlite_errorcode"):
             if error.sqlite_errorcode & 0xFF in DISK_CODES:
                 raise BufferUnwritable(str(error)) from error
@@ -60,7 +63,7 @@ class Transaction:
                     raise
             else:
                 self._roll_back()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error | UnicodeDecodeError):
                     raise error
 
     def _roll_back(self) -> None:

@@ -37,8 +37,7 @@ SHRINK_PAGES = 256
 WAL_BYTES_MAX = 1024 * 1024
 RECLAIM_FRACTION = 0.9
 """From here on sent rows are given up for space."""
-DAY_S = 86_400.0
-CLEANUP_EVERY_S = 3_600.0
+DAY_S, CLEANUP_EVERY_S = 86_400.0, 3_600.0
 
 
 class Store:
@@ -185,8 +184,8 @@ class Store:
         try:
             for outcome in outcomes:
                 self._settle_one(outcome, now)
-            if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # a drain fills it faster than `tidy` comes by
-                self._buffer.checkpoint()
+                if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # a drain fills it faster than `tidy` comes by
+                    self._buffer.checkpoint()
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
 
@@ -250,7 +249,8 @@ class Store:
                 self._flush()
             if self._journal.retirable or self._buffer.wal_bytes() > WAL_BYTES_MAX:
                 self._retire()
-            if not self._reserve.make() or self.size_bytes() > RECLAIM_FRACTION * self._options.accept_bytes_max:
+            size = self.size_bytes() + self._front.held.asked_bytes
+            if not self._reserve.make() or size > RECLAIM_FRACTION * self._options.accept_bytes_max:
                 return self._reclaim(now)
             if now - self._cleaned_at >= CLEANUP_EVERY_S:
                 return self._clean_up(now)
@@ -372,13 +372,13 @@ class Store:
             self._buffer, salvage = open_buffer(self._options)
             fill(self._buffer, salvage, self._options, self.stream_id, self._device_id)
             for path in orphans(self._options.journal_folder):
-                held = self._front.held.rows
-                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in held]
+                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._front.held.rows]
                 self._buffer.insert(rows, last_seq=self.last_seq)
             self._flush()
             self._buffer.keep_buried()
+            self._buffer.recount(self.last_seq)
             self._aside.keep_within(self._options.set_aside_bytes_max)
-            self._front.pending_count, self.failed_count = self._buffer.count("pending"), self._buffer.count("failed")
+            self._count()
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
 

@@ -14,8 +14,8 @@ from actors.ports import store as store_room
 from actors.ports.journal import orphans
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
+from chaos.sim.platter import NEVER_READ, lay_out, take_in
 from tests.storage.child import DEVICE, Clock, Order, entries, options
-from tests.storage.disk import NEVER_READ, lay_out, take_in
 from tests.storage.fixtures import Found, Told, look, reopen, start
 
 SEED = 20_260_103

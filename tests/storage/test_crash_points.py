@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from chaos.sim.platter import VARIANTS, Disk, Op, lay_out, take_in
 from tests.storage.child import Order
-from tests.storage.disk import VARIANTS, Disk, Op, lay_out, mark, read_log, take_in
+from tests.storage.disk import mark, read_log
 from tests.storage.fixtures import Found, Told, device, start
 
 SEED = 20_260_101

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.sim.platter import VARIANTS, Disk, lay_out, take_in
 from tests.storage.child import Order
-from tests.storage.disk import VARIANTS, Disk, lay_out, read_log, take_in
+from tests.storage.disk import read_log
 from tests.storage.fixtures import Device, Told, device, start
 
 pytestmark = pytest.mark.process

@@ -69,12 +69,12 @@ def seqs_pending(store: Store) -> list[int]:
     return found
 
 
-def fill(store: Store) -> int:
+def fill(store: Store, size: int = 300, at_once: int = 100) -> int:
     """Accept until it is refused; how many went in."""
     accepted = 0
     try:
         while True:
-            accepted += len(store.accept(entries(100, size=300)))
+            accepted += len(store.accept(entries(at_once, size=size)))
     except BufferFull:
         return accepted
 

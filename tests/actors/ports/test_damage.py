@@ -195,3 +195,21 @@ def test_forked_child_may_not_write_and_does_not_keep_the_lock(world):
         os.waitpid(child, 0)
         os.close(told)
         os.close(tell)
+
+
+def test_schema_so_damaged_that_the_complaint_about_it_is_no_text_still_lets_the_device_start(folder):
+    """SQLite quotes the damaged name, and Python raises UnicodeDecodeError over the quotation."""
+    (folder / "d").mkdir(mode=0o700)
+    world = Disk(folder / "d", {})
+    store = world.open()
+    store.accept(entries(3))
+    store.close()
+    database = world.folder / "buffer.db"
+    name = b"ON prediction_buffer (id)"
+    assert name in database.read_bytes()
+    database.write_bytes(database.read_bytes().replace(name, name.replace(b"r", b"\xf2", 1)))
+    store = world.open()
+    assert store.recovered.buffer_set_aside
+    assert store.stream_id == "stream-2", "nothing of it reads, so its numbers are over"
+    assert store.accept(entries(1))
+    store.close()

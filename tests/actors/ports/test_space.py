@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from actors.messages import Fate, Outcome
+from actors.ports.buffer import Buffer
 from actors.ports.cursors import Cursor, Mark
 from actors.ports.journal import orphans
-from actors.ports.opening import cursor_folder
+from actors.ports.opening import BufferFull, cursor_folder
 from actors.ports.store import Store
 from tests.actors.ports.stores import Disk, entries, fill, sent, seqs_pending
 
@@ -137,3 +138,49 @@ def test_all_that_is_made_is_private(world):
     }
     assert not wrong
     assert {name.partition("/")[0] for name in modes} >= {"buffer.db", "buffer-journal", "cursors"}
+
+
+def test_cap_holds_while_large_predictions_move_from_the_journal_into_sqlite(world, monkeypatch):
+    """On their way they lie in the journal, in the write-ahead log and in the database at once."""
+    seen = []
+    checkpoint = Buffer.checkpoint
+
+    def watched(buffer: Buffer, *, truncate: bool = False) -> bool:
+        done = checkpoint(buffer, truncate=truncate)
+        seen.append(on_disk(world))
+        return done
+
+    monkeypatch.setattr(Buffer, "checkpoint", watched)
+    store = world.open()
+    accepted = fill(store, size=20_000, at_once=4)
+    store.tidy()
+    accepted += fill(store, size=20_000, at_once=4)
+    store.close()
+    assert max(seen) <= 4 << 20
+    assert accepted * 20_000 > 1 << 20, "the bound is no excuse for taking next to nothing"
+
+
+def test_sent_rows_make_way_for_a_group_that_needs_more_than_the_tenth_that_is_kept_free(world):
+    store = world.open()
+    store.accept(entries(7, size=150_000))
+    store.settle([sent(*range(1, 8))])
+    store.accept(entries(1))
+    store.tidy()
+    large = entries(4, size=220_000)
+    with pytest.raises(BufferFull):
+        store.accept(large)
+    for _ in range(5):
+        store.tidy()
+    assert store.accept(large)
+    store.close()
+
+
+def test_freed_pages_go_back_to_the_file_system_many_in_a_stroke(world):
+    store = world.open()
+    store.accept(entries(5, size=150_000))
+    store.settle([sent(*range(1, 6))])
+    store.flush_if_writable()
+    store._buffer.delete_sent(10, sent_before=world.now + 1)
+    store._give_back()
+    assert (world.folder / "buffer.db").stat().st_size < 100_000
+    store.close()

@@ -101,6 +101,22 @@ def test_with_cleanup_days_0_a_confirmed_row_is_never_written(disk):
     store.close()
 
 
+@pytest.mark.parametrize("cleanup_days", [0.0, 7.0])
+def test_rows_that_a_replay_brings_back_are_not_counted_as_sent_twice(disk, cleanup_days):
+    """Confirmed, then deleted or never written, while their segment is still there when the process is killed."""
+    world = disk(cleanup_days=cleanup_days)
+    store = world.open()
+    store.accept(entries(3))
+    store.settle([sent(1, 2, 3)])
+    store.flush_if_writable()
+    store._buffer.delete_sent(10, sent_before=world.now + 1)
+    store = world.kill(store)
+    assert (store.pending_count, store.sent_count) == (3, 0)
+    store.settle([sent(1, 2, 3)])
+    assert (store.last_seq, store.sent_count, store.pending_count) == (3, 3, 0)
+    store.close()
+
+
 def test_quarantine_keeps_the_error(disk):
     world = disk()
     store = world.open()
@@ -154,7 +170,7 @@ def test_full_buffer_refuses_and_an_eviction_leaves_a_tombstone(disk):
     world = disk(capacity_bytes=400_000)
     store = world.open()
     accepted = fill(store)
-    assert accepted > 300
+    assert accepted >= 200, "a third of the room: what is on its way lies in three places"
     assert store.size_bytes() <= 400_000
     while store.tidy():
         pass

@@ -1,0 +1,251 @@
+"""The cloud: the real app in one or two replicas on one ledger file, each of which may be killed, or lose its power."""
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+import httpx
+import msgspec
+import trio
+
+from chaos.sim.coverage import Coverage, speaker
+from chaos.sim.drive import Drive
+from chaos.sim.plan import Fault, Plan
+from cloud import intake, wire
+from cloud.ledger import LedgerUnusable
+from cloud.ledger.lane import RunSync
+from cloud.ledger.sqlite import open_ledger
+from cloud.service import create_app
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DOWN_S = 6.0
+"""How long a replica stays away, on average."""
+
+
+@attrs.define(eq=False)
+class Exchange:
+    """A request on its way through a replica."""
+
+    request: httpx.Request
+    response: httpx.Response | None = None
+    done: trio.Event = attrs.Factory(trio.Event)
+
+
+@attrs.define(eq=False)
+class Replica:
+    """One process of the cloud, as long as it lives."""
+
+    number: int
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    dead: bool = False
+    nursery: trio.Nursery | None = None
+    """Where its requests are served; None while it is down."""
+
+    def kill(self) -> None:
+        """SIGKILL: what it has not committed is gone."""
+        self.dead = True
+        self.nursery = None
+        self.scope.cancel()
+
+
+class _Standing:
+    """The ledger that an app stands on, in the replica's life of this moment."""
+
+    ledger: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ledger, name)
+
+
+@attrs.define(eq=False)
+class Cloud(httpx.AsyncBaseTransport):
+    """A load balancer in front of the replicas; a request lives on when the client has gone away."""
+
+    plan: Plan
+    drive: Drive
+    rng: random.Random
+    now: Callable[[], float]
+    tell: Callable[[str], None]
+    coverage: Coverage
+    replicas: list[Replica] = attrs.Factory(list)
+    healed: bool = False
+    accepted: int = 0
+    """What the app said that it stored, over all answers."""
+    deaths: int = 0
+    _apps: list[tuple["_Standing", httpx.ASGITransport]] = attrs.Factory(list)
+    """By replica: the app, which is costly to make, and the ledger that it stands on in this life."""
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Start the replicas, and let befall them what the plan says."""
+        for number in range(self.plan.replicas):
+            standing = _Standing()
+            app = create_app(standing, now=self.now)
+            self._apps.append((standing, httpx.ASGITransport(app=app)))  # type: ignore[arg-type]
+            nursery.start_soon(self._live_for_ever, number)
+        if Fault.REPLICA_KILL in self.plan.faults:
+            nursery.start_soon(self._now_and_then, 13, self._kill_one)
+        if Fault.CLOUD_POWER_CUT in self.plan.faults:
+            nursery.start_soon(self._now_and_then, 20, self._lose_power)
+        if Fault.CLOUD_DISK_FULL in self.plan.faults:
+            nursery.start_soon(self._now_and_then, 13, self._fill)
+
+    def heal(self) -> None:
+        """No more faults."""
+        self.healed = True
+        self.drive.heal()
+        self.drive.fatal_in = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Have any replica serve it."""
+        up = [replica for replica in self.replicas if replica.nursery is not None]
+        if not up:
+            await trio.sleep(0.01)
+            raise httpx.ConnectError("no replica is up", request=request)
+        replica = self.rng.choice(up)
+        assert replica.nursery is not None
+        exchange = Exchange(request)
+        replica.nursery.start_soon(self._serve, replica, exchange)
+        await exchange.done.wait()
+        if exchange.response is None:
+            raise httpx.RemoteProtocolError("the replica is gone", request=request)
+        return exchange.response
+
+    async def _serve(self, replica: Replica, exchange: Exchange) -> None:
+        try:
+            sent = exchange.request  # whose body can be read once, and the network may deliver it twice
+            request = httpx.Request(sent.method, sent.url, headers=sent.headers, content=sent.content)
+            response = await self._apps[replica.number][1].handle_async_request(request)
+            body = await response.aread()
+            headers = {key: value for key, value in response.headers.items() if key != "content-length"}
+            if exchange.request.method == "POST" and response.status_code == 200:
+                self._count(body)
+            exchange.response = httpx.Response(
+                response.status_code, headers=headers, stream=httpx.ByteStream(body), request=exchange.request
+            )
+        finally:
+            exchange.done.set()
+
+    def _count(self, body: bytes) -> None:
+        answer = wire.read_answer(body)
+        self.accepted += answer.accepted
+        self.coverage("outcome: stored")
+        if answer.duplicates:
+            self.coverage("outcome: duplicate")
+        if answer.rejected:
+            self.coverage("outcome: rejected record")
+
+    # --- lives
+
+    async def _live_for_ever(self, number: int) -> None:
+        speaker.set(f"replica {number}")
+        while True:
+            replica = Replica(number)
+            self.replicas.append(replica)
+            with replica.scope:
+                try:
+                    await self._live(replica)
+                except* LedgerUnusable as group:
+                    self.tell(f"replica {number} does not start: {group.exceptions[0]}")
+            replica.nursery = None
+            self.replicas.remove(replica)
+            await trio.sleep(self.rng.expovariate(1 / DOWN_S))
+
+    async def _live(self, replica: Replica) -> None:
+        path = str(self.drive.folder / "cloud.db")
+        async with open_ledger(path, run_sync=self._lane(replica), now=self.now) as ledger:
+            self._apps[replica.number][0].ledger = ledger
+            async with trio.open_nursery() as nursery:
+                replica.nursery = nursery
+                self.tell(f"replica {replica.number} is up")
+                await trio.sleep_forever()
+
+    def _lane(self, replica: Replica) -> RunSync:
+        async def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+            if not replica.dead:
+                await trio.sleep(self.rng.expovariate(500))
+            if replica.dead and getattr(function, "__name__", "") != "close":
+                await trio.sleep_forever()
+            result = function(*args, **kwargs)
+            if replica.dead and getattr(function, "__name__", "") != "close":
+                await trio.sleep_forever()
+            return result
+
+        return run
+
+    # --- faults
+
+    async def _now_and_then(self, calls: float, act: Callable[[], Awaitable[None]]) -> None:
+        """Again and again, after so many log() calls of a caller on average."""
+        while True:
+            await trio.sleep(self.plan.calm_s * self.rng.expovariate(1 / calls))
+            if self.healed:
+                return
+            await act()
+
+    async def _kill_one(self) -> None:
+        up = [replica for replica in self.replicas if replica.nursery is not None]
+        if up:
+            replica = self.rng.choice(up)
+            self.tell(f"replica {replica.number} is killed")
+            self.coverage(f"fault: {Fault.REPLICA_KILL.value}")
+            self.deaths += 1
+            replica.kill()
+
+    async def _lose_power(self) -> None:
+        self.drive.on_fatal = lambda kind, inside: self._die(f"at {kind} {inside}")
+        if self.rng.random() < 0.5:
+            self.drive.fatal_in = self.rng.randrange(1, 40)
+        else:
+            self._die("at rest")
+
+    def _die(self, when: str) -> None:
+        for replica in list(self.replicas):
+            replica.kill()
+        self.deaths += 1
+        self.coverage(f"fault: {Fault.CLOUD_POWER_CUT.value}")
+        self.tell(f"the cloud loses its power {when}: {self.drive.move(power_cut=True)}")
+
+    async def _fill(self) -> None:
+        self.drive.taken_bytes = max(0, self.drive.free_bytes - self.rng.choice((0, 8_192)))
+        self.tell("the cloud's disk is full")
+        await trio.sleep(self.rng.expovariate(1 / 10))
+        self.drive.taken_bytes = 0
+
+
+REFUSED = "refused-"
+"""An image whose name begins so is one that the cloud will not take."""
+POISON = "poison-"
+
+
+@contextlib.contextmanager
+def stricter_cloud() -> Iterator[None]:
+    """A cloud of another version than the device: it refuses what the device's own check lets through.
+
+    One kind of record is rejected by itself, the other makes the whole body unusable, as a defect in a decoder would.
+    """
+    read, open_body = intake._read, intake.open_body  # noqa: SLF001
+
+    def read_strictly(raw: msgspec.Raw, *, numbered: bool) -> Any:
+        record = read(raw, numbered=numbered)
+        if f'"{REFUSED}' in record.payload:
+            raise wire.WireError("image_id: this cloud does not take it")
+        return record
+
+    def open_strictly(body: bytes, encoding: str) -> Any:
+        opened = open_body(body, encoding)
+        if any(f'"{POISON}'.encode() in bytes(record) for record in opened.envelope.predictions):
+            raise intake.EnvelopeInvalid("predictions: this cloud chokes on one of them")
+        return opened
+
+    changes = ((intake, "_read", read_strictly, read), (intake, "open_body", open_strictly, open_body))
+    for room, name, new, _ in changes:
+        setattr(room, name, new)
+    try:
+        yield
+    finally:
+        for room, name, _, old in changes:
+            setattr(room, name, old)

@@ -1,0 +1,246 @@
+"""The verdict: G1 to G7, checked against the workload's own books, on what the cloud answers and the disk holds."""
+
+import json
+import os
+from collections import Counter
+from typing import Any
+
+import attrs
+import httpx
+
+from actors.pipeline import Pipeline
+from actors.settings import Settings, WhenFull
+from actors.status import Status
+from chaos.sim.books import Books, Made, Number, Violation
+from chaos.sim.coverage import Coverage
+from chaos.sim.damage import peeked
+from chaos.sim.drive import Drive
+from chaos.sim.plan import Plan
+
+ADDED = {"received_at", "late", "clock_wrong"}
+"""What the cloud tells of a prediction beside what was sent."""
+
+
+def handles_below(folder: object) -> list[str]:
+    """The files below a folder that this process holds open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - a folder of numbers
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        except OSError:
+            continue
+        if target.startswith(f"{folder}/"):
+            found.append(target)
+    return found
+
+
+def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) -> None:
+    """What holds of every life that has stopped in order."""
+    if leaked := handles_below(drive.folder):
+        raise Violation(f"G6: handles are left open: {leaked}")
+    mine = [made for made in books.made.values() if made.life == lives]
+    away = sum(made.turned_away for made in mine)
+    unsure = sum(made.in_memory or not made.answered for made in mine)
+    told = pipeline.status()["turned_away"]
+    if not away <= told <= away + unsure:
+        raise Violation(f"G1: {told} are counted as turned away, {away} callers heard so, {unsure} can't know")
+
+
+def check_rest(drive: Drive, books: Books, status: Status, settings: Settings) -> None:
+    """What holds of the disk and of the device's own account once it has converged and stopped."""
+    wrong = {
+        name: status[name]  # type: ignore[literal-required]
+        for name, right in {"pending": 0, "in_memory": 0, "in_flight": 0, "trouble": "", "degraded": ""}.items()
+        if status[name] != right  # type: ignore[literal-required]
+    }
+    if wrong:
+        raise Violation(f"status after convergence: {wrong}")
+    if left := sorted(path.name for path in drive.folder.glob("buffer-journal/*.jsonl")):
+        raise Violation(f"G6: a stop in order leaves segments behind: {left}")
+    with peeked(settings.buffer_db_path) as connection:
+        stream = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()[0]
+        rows = connection.execute(
+            "SELECT id, status, CAST(prediction_data AS BLOB), CAST(last_error AS BLOB) FROM prediction_buffer"
+        ).fetchall()
+        losses = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
+    failed = ((seq, error or b"") for seq, state, _, error in rows if state == "failed")
+    books.failed = {(stream, seq): error.decode(errors="replace") for seq, error in failed}
+    if books.database_hit:
+        return
+    for seq, state, payload, _ in rows:
+        if state == "pending":
+            raise Violation(f"G1: {seq} is pending on a disk that has converged")
+        content = json.loads(payload)
+        if content.pop("seq", None) != seq or content != books.made[content["image_id"]].content:
+            raise Violation(f"G1: the buffer holds another prediction under {seq}")
+    _check_counts(status, stream, rows, losses)
+
+
+def _check_counts(status: Status, stream: str, rows: list[Any], losses: list[Any]) -> None:
+    """Counters are the truth: every number up to the last is sent, refused, or given up."""
+    lost = Counter[str]()
+    for first, last, reason in losses:
+        lost[reason] += last - first + 1
+    failed = sum(state == "failed" for _, state, *_ in rows)
+    truth = {
+        "stream_id": stream,
+        "failed": failed,
+        "evicted": lost["evicted"],
+        "sent": status["last_seq"] - failed - lost.total(),
+    }
+    told = {name: status[name] for name in truth}  # type: ignore[literal-required]
+    if told != truth:
+        raise Violation(f"status is {told}, the truth is {truth}")
+
+
+# --- the cloud
+
+
+@attrs.define
+class Stored:
+    """What the cloud has, by what it says when it is asked over HTTP."""
+
+    numbered: dict[str, dict[Number, list[dict[str, Any]]]] = attrs.Factory(dict)
+    """By device and number."""
+    unnumbered: dict[str, list[dict[str, Any]]] = attrs.Factory(dict)
+    audits: dict[str, list[dict[str, Any]]] = attrs.Factory(dict)
+    stats: dict[str, Any] = attrs.Factory(dict)
+
+    def of(self, device: str) -> dict[Number, list[dict[str, Any]]]:
+        """One device's."""
+        return self.numbered.get(device, {})
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        numbered = (len(found) for of_device in self.numbered.values() for found in of_device.values())
+        return sum(numbered) + sum(len(found) for found in self.unnumbered.values())
+
+
+async def ask_the_cloud(transport: httpx.AsyncBaseTransport, devices: list[str]) -> Stored:
+    """Everything it has, page by page."""
+    stored = Stored()
+    async with httpx.AsyncClient(transport=transport, base_url="http://cloud.test") as client:
+        params: dict[str, Any] = {"limit": 1000}
+        while True:
+            page = (await client.get("/predictions", params=params)).raise_for_status().json()
+            for item in page["predictions"]:
+                device = item.pop("edge_device_id")
+                stream, seq = item.pop("stream_id", None), item.pop("seq", None)
+                content = {name: item[name] for name in item.keys() - ADDED}
+                if stream is None or seq is None:
+                    stored.unnumbered.setdefault(device, []).append(content)
+                else:
+                    stored.numbered.setdefault(device, {}).setdefault((stream, seq), []).append(content)
+            if not page.get("next_cursor"):
+                break
+            params["cursor"] = page["next_cursor"]
+        for device in devices:
+            answer = await client.get(f"/devices/{device}/audit")
+            stored.audits[device] = answer.json()["streams"] if answer.status_code == 200 else []
+        stored.stats = (await client.get("/stats")).raise_for_status().json()
+    return stored
+
+
+def check_cloud(plan: Plan, books: Books, stored: Stored, coverage: Coverage) -> None:
+    """G1, G2 and G3 of one device."""
+    mine = stored.of(books.device)
+    gaps = _gaps(stored.audits[books.device])
+    _check_receipts(books, mine, gaps)
+    _check_stored(books, mine, stored.unnumbered.get(books.device, []))
+    for number, reason in gaps.items():
+        _check_reason(plan, books, number, reason)
+        coverage("outcome: loss explained")
+    for stream in stored.audits[books.device]:
+        if stream["conflicts"] and not books.database_hit:
+            raise Violation(f"G2: a number was sent with two payloads: {stream}")
+    told = stored.stats["by_edge_device"].get(books.device, {"total_predictions": 0})["total_predictions"]
+    have = sum(len(found) for found in mine.values()) + len(stored.unnumbered.get(books.device, []))
+    if told != have:
+        raise Violation(f"/stats tells of {told} predictions of {books.device}, there are {have}")
+
+
+def _gaps(audit: list[dict[str, Any]]) -> dict[Number, str | None]:
+    """Every number that the cloud misses, and the reason that it knows."""
+    found: dict[Number, str | None] = {}
+    for stream in audit:
+        for gap in stream["gaps"]:
+            if gap["to_seq"] - gap["from_seq"] > 100_000:
+                continue  # a damaged counter has jumped; no receipt lies so far out
+            for seq in range(gap["from_seq"], gap["to_seq"] + 1):
+                found[stream["stream_id"], seq] = gap["reason"]
+    return found
+
+
+def _check_receipts(books: Books, stored: dict[Number, list[dict[str, Any]]], gaps: dict[Number, str | None]) -> None:
+    """What got a durable receipt is stored exactly once, as it was, or has a reason."""
+    for number, made in books.given.items():
+        found = stored.get(number, [])
+        if len(found) > 1:
+            raise Violation(f"G2: {number} is stored {len(found)} times")
+        if found and found[0] != made.content and number not in books.doubted:
+            raise Violation(f"G2: {number} was accepted for {made.image_id}, stored is {found[0]}")
+        if not found and number not in gaps and number not in books.failed and number not in books.doubted:
+            raise Violation(f"G1: {number} was accepted for {made.image_id}; it is not stored, and nobody says why")
+
+
+def _check_stored(books: Books, stored: dict[Number, list[dict[str, Any]]], unnumbered: list[dict[str, Any]]) -> None:
+    """Nothing is stored that nobody made, and nothing under two numbers."""
+    seen: dict[str, Number] = {}
+    for number, found in stored.items():
+        made = books.made.get(found[0]["image_id"])
+        if number in books.doubted:
+            continue
+        if made is None or made.content != found[0]:
+            raise Violation(f"G2: {number} holds what nobody made: {found[0]}")
+        if made.image_id in seen:
+            raise Violation(f"G2: {made.image_id} is stored as {number} and as {seen[made.image_id]}")
+        seen[made.image_id] = number
+        if made.number not in (None, number):
+            raise Violation(f"G2: {made.image_id} is stored as {number}, its receipt said {made.number}")
+        if made.turned_away:
+            raise Violation(f"G1: {made.image_id} was turned away, and is stored all the same")
+    for content in unnumbered:
+        made = books.made.get(content["image_id"])
+        if made is None or made.content != content:
+            raise Violation(f"G2: what nobody made is stored: {content}")
+        if made.number is not None or made.turned_away:
+            raise Violation(f"G2: {made.image_id} is stored without a number; its receipt said {made.number}")
+
+
+def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) -> None:
+    """A gap has a reason, and the right one."""
+    made = books.given.get(number)
+    if number in books.doubted:
+        return
+    if reason is None:
+        if number not in books.failed:
+            raise Violation(f"G3: {number} is missing, and nobody says why")
+        reason = f"rejected: {books.failed[number]}"
+    right = False
+    match reason.partition(":")[0]:
+        case "evicted":
+            right = plan.when_full is WhenFull.DROP_OLDEST
+        case "bad_sector":
+            right = number in books.damaged
+        case "rejected":
+            right = made is None or _is_bad(made)
+    if not right:
+        raise Violation(f"G3: {number} is said to be lost: {reason!r}; its books say {made}")
+
+
+def _is_bad(made: Made) -> bool:
+    return made.refused or made.poison
+
+
+def check_memory(books: Books, stored: Stored, last_life: int) -> None:
+    """What only memory held in the life that has converged is delivered, or on the disk, and so delivered."""
+    there = {content["image_id"] for found in stored.of(books.device).values() for content in found}
+    there |= {content["image_id"] for content in stored.unnumbered.get(books.device, [])}
+    lost = [
+        made.image_id
+        for made in books.made.values()
+        if made.in_memory and made.life == last_life and made.image_id not in there and not _is_bad(made)
+    ]
+    if lost:
+        raise Violation(f"G1: memory kept these, the device lived on and converged, and they are nowhere: {lost}")

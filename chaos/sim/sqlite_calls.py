@@ -1,0 +1,230 @@
+"""SQLite's own system calls, taken at its own door (a VFS): the real library on real files, with a say in each call.
+
+The default VFS is copied and registered as the default under another name. A file that it opens below a simulated
+disk gets a copy of its table of methods in which `xWrite`, `xTruncate`, `xSync` and `xClose` are ours; all others, and
+all files elsewhere, are SQLite's own.
+"""
+
+import _sqlite3
+import contextlib
+import ctypes
+import errno
+import functools
+from collections.abc import Callable, Iterator
+from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from chaos.sim.drive import Drive, Mounts
+
+OK, IOERR, FULL, CANTOPEN = 0, 10, 13, 14
+IOERR_WRITE, IOERR_FSYNC, IOERR_TRUNCATE, IOERR_DELETE = (IOERR | code << 8 for code in (3, 4, 6, 10))
+OPEN_READONLY, OPEN_READWRITE, OPEN_CREATE = 1, 2, 4
+
+_WRITE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
+_TRUNCATE = CFUNCTYPE(c_int, c_void_p, c_int64)
+_SYNC = CFUNCTYPE(c_int, c_void_p, c_int)
+_CLOSE = CFUNCTYPE(c_int, c_void_p)
+_OPEN = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, POINTER(c_int))
+_DELETE = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
+
+
+class _Methods(Structure):
+    """`sqlite3_io_methods`, version 3."""
+
+    _fields_ = (
+        ("iVersion", c_int),
+        ("xClose", _CLOSE),
+        ("xRead", c_void_p),
+        ("xWrite", _WRITE),
+        ("xTruncate", _TRUNCATE),
+        ("xSync", _SYNC),
+        ("rest", c_void_p * 13),
+    )
+
+
+class _File(Structure):
+    """`sqlite3_file`: what SQLite sees of an open file."""
+
+    _fields_ = (("pMethods", POINTER(_Methods)),)
+
+
+class _Vfs(Structure):
+    """`sqlite3_vfs`, version 3."""
+
+    _fields_ = (
+        ("iVersion", c_int),
+        ("szOsFile", c_int),
+        ("mxPathname", c_int),
+        ("pNext", c_void_p),
+        ("zName", c_char_p),
+        ("pAppData", c_void_p),
+        ("xOpen", _OPEN),
+        ("xDelete", _DELETE),
+        ("rest", c_void_p * 14),
+    )
+
+
+class SqliteUnreachable(Exception):
+    """The SQLite of this Python hides its C functions: its system calls can't be met."""
+
+
+def _library() -> Any:
+    try:
+        library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))
+        library.sqlite3_vfs_find.restype = POINTER(_Vfs)
+        library.sqlite3_vfs_find.argtypes = (c_char_p,)
+        library.sqlite3_vfs_register.argtypes = (POINTER(_Vfs), c_int)
+        library.sqlite3_vfs_unregister.argtypes = (POINTER(_Vfs),)
+    except (OSError, AttributeError) as exc:
+        raise SqliteUnreachable(f"the SQLite of this Python can't be reached from outside: {exc}") from exc
+    return library
+
+
+_kept: list[Any] = []
+"""Tables that SQLite may still point to: a file can outlive the run that opened it."""
+
+
+@contextlib.contextmanager
+def sqlite_intercepted(mounts: Mounts) -> Iterator[None]:
+    """Within the block, what SQLite does to a file below `mounts` is asked of, and noted by, its drive."""
+    library = _library()
+    usual = library.sqlite3_vfs_find(None)
+    vfs = _Vfs.from_buffer_copy(usual.contents)
+    door = _Door(mounts, usual.contents)
+    vfs.zName, vfs.pNext = b"holdfast-simulation", None
+    vfs.xOpen, vfs.xDelete = door.open_callback, door.delete_callback
+    _kept.append((vfs, door))
+    library.sqlite3_vfs_register(byref(vfs), 1)
+    try:
+        yield
+    finally:
+        library.sqlite3_vfs_register(usual, 1)
+        library.sqlite3_vfs_unregister(byref(vfs))
+
+
+class _Door:
+    """What stands between SQLite and the files."""
+
+    def __init__(self, mounts: Mounts, usual: _Vfs) -> None:
+        self.mounts = mounts
+        self.usual = usual
+        self.paths: dict[int, str] = {}
+        """By the address of the open file."""
+        self.tables: dict[int, tuple[_Methods, _Methods]] = {}
+        """By the address of the usual table of methods: a copy of it, and ours."""
+        self.methods: dict[int, _Methods] = {}
+        """By the address of the open file: the usual methods."""
+        self.open_callback = _OPEN(self.open)
+        self.delete_callback = _DELETE(self.delete)
+        self.write_callback = _WRITE(self.write)
+        self.truncate_callback = _TRUNCATE(self.truncate)
+        self.sync_callback = _SYNC(self.sync)
+        self.close_callback = _CLOSE(self.close)
+
+    def open(self, vfs: int, name: int | None, file: int, flags: int, flags_out: Any) -> int:
+        path = ctypes.string_at(name).decode() if name else ""
+        found = self.mounts.find(path)
+        created = False
+        if found is not None:
+            drive, inside = found
+            life = drive.life
+            exists = Path(path).exists()
+            if drive.read_only and flags & OPEN_READWRITE:
+                if not exists:
+                    return CANTOPEN
+                flags = flags & ~(OPEN_READWRITE | OPEN_CREATE) | OPEN_READONLY
+            if not exists and (error := _refusal(drive, "c", inside)):
+                return CANTOPEN if error != errno.ENOSPC else FULL
+            created = not exists
+        code = int(self.usual.xOpen(vfs, name, file, flags, flags_out))
+        if code == OK and found is not None:
+            drive, inside = found
+            if created and Path(path).exists():
+                drive.note(life, "c", inside)
+            self.paths[file] = path
+            self._take_over(file)
+        return code
+
+    def _take_over(self, file: int) -> None:
+        opened = _File.from_address(file)
+        address = ctypes.addressof(opened.pMethods.contents)
+        if address not in self.tables:
+            usual = _Methods.from_buffer_copy(opened.pMethods.contents)
+            ours = _Methods.from_buffer_copy(usual)
+            ours.xWrite, ours.xTruncate = self.write_callback, self.truncate_callback
+            ours.xSync, ours.xClose = self.sync_callback, self.close_callback
+            self.tables[address] = (usual, ours)
+        usual, ours = self.tables[address]
+        self.methods[file] = usual
+        opened.pMethods = ctypes.pointer(ours)
+
+    def _guarded(  # noqa: PLR0917 - what one call is
+        self, file: int, kind: str, size: int, offset: int, act: Callable[[], int], refused: int
+    ) -> tuple[int, Callable[..., None] | None, str]:
+        """Ask the drive, act, and say what came of it and who is to be told."""
+        found = self.mounts.find(self.paths[file])
+        if found is None:
+            return int(act()), None, ""
+        drive, inside = found
+        life = drive.life
+        error = _refusal(drive, kind, inside, offset, size)
+        if error:
+            return FULL if error == errno.ENOSPC else refused, None, ""
+        code = int(act())
+        return code, functools.partial(drive.note, life) if code == OK else None, inside
+
+    def write(self, file: int, data: int, size: int, offset: int) -> int:
+        usual = self.methods[file]
+        code, note, inside = self._guarded(
+            file, "w", size, offset, lambda: usual.xWrite(file, data, size, offset), IOERR_WRITE
+        )
+        if note is not None:
+            note("w", inside, offset, ctypes.string_at(data, size))
+        return code
+
+    def truncate(self, file: int, size: int) -> int:
+        usual = self.methods[file]
+        code, note, inside = self._guarded(file, "t", 0, size, lambda: usual.xTruncate(file, size), IOERR_TRUNCATE)
+        if note is not None:
+            note("t", inside, size)
+        return code
+
+    def sync(self, file: int, flags: int) -> int:  # noqa: ARG002 - SQLite's signature
+        # The files lie in memory: only the drive knows what a sync is.
+        code, note, inside = self._guarded(file, "s", 0, 0, lambda: OK, IOERR_FSYNC)
+        if note is not None:
+            note("s", inside)
+            if inside.endswith(("-wal", "-journal")):
+                note("s", ".")  # SQLite syncs the folder of a log that it has made
+        return code
+
+    def close(self, file: int) -> int:
+        usual = self.methods.pop(file)
+        del self.paths[file]
+        return int(usual.xClose(file))
+
+    def delete(self, vfs: int, name: bytes, sync_folder: int) -> int:
+        path = name.decode()
+        found = self.mounts.find(path) if Path(path).exists() else None
+        if found is None:
+            return int(self.usual.xDelete(vfs, name, 0))
+        drive, inside = found
+        life = drive.life
+        if _refusal(drive, "u", inside):
+            return IOERR_DELETE
+        code = int(self.usual.xDelete(vfs, name, 0))
+        if code == OK:
+            drive.note(life, "u", inside)
+            if sync_folder:
+                drive.note(life, "s", ".")
+        return code
+
+
+def _refusal(drive: Drive, kind: str, inside: str, offset: int = 0, size: int = 0) -> int:
+    """0, or the number of the error that the drive answers with."""
+    try:
+        drive.ask(kind, inside, offset, size)
+    except OSError as exc:
+        return exc.errno or errno.EIO
+    return OK
