@@ -4,6 +4,7 @@ quart-schema walks the routes; it does not follow a msgspec type into the types 
 together here.
 """
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.routing import Rule
 
 from cloud import documents, wire
+from cloud.dashboard import PAGES
 from cloud.guard import OPEN_PATHS, scopes_for
 from cloud.keys import Scope
 from cloud.problems import CONTENT_TYPE
@@ -81,7 +83,7 @@ OPERATIONS = {
     ),
     "/health": Operation("The process lives.", documents.State, example={"status": "ok"}),
     "/ready": Operation("The ledger answers.", documents.State, problems=(503,), example={"status": "ready"}),
-    "/": Operation("The endpoints.", documents.Index),
+    "/": Operation("The endpoints; for a browser the fleet's page.", documents.Index),
     "/stats": Operation(
         "Totals, by device and by model, also of a stretch of time.", documents.Stats, _TIME_AND_WHOSE, (400, 503)
     ),
@@ -117,6 +119,10 @@ OPERATIONS = {
 
 class Provider(OpenAPIProvider):
     """quart-schema's walk over the routes, with our types."""
+
+    def generate_rules(self) -> Iterator[Rule]:
+        """Every route but those of pages, which are for people alone."""
+        yield from (rule for rule in super().generate_rules() if not rule.endpoint.startswith(f"{PAGES}."))
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
         """The operations of one route, and the schemas that they refer to."""

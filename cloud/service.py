@@ -40,7 +40,6 @@ from cloud.sharing import Sharing
 from cloud.store import open_store
 
 ENDPOINTS = {
-    "GET /": "this list, and for a browser the fleet's page; each device's own is /device/{id}",
     "POST /log": "take a batch of predictions",
     "GET /health": "the process lives",
     "GET /ready": "the ledger answers",

@@ -3,3 +3,6 @@
 Routes move data, everything else here is a pure function: `asked` reads the address, `words` writes numbers, `fleet`
 makes rows of devices, `charts` draws series, `defects` draws boxes.
 """
+
+PAGES = "dashboard"
+"""What the endpoints of pages begin with, as against those of the API."""

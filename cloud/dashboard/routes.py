@@ -10,7 +10,7 @@ import attrs
 import trio
 from quart import Blueprint, Response, render_template, request
 
-from cloud.dashboard import words
+from cloud.dashboard import PAGES, words
 from cloud.dashboard.asked import RANGES, Asked, device_link, read_asked
 from cloud.dashboard.charts import Chart, charts_of
 from cloud.dashboard.defects import Drawing, drawing_of
@@ -23,6 +23,8 @@ from cloud.queries import QueryWrong
 REFRESH_S = 5
 """How often a page fetches itself again."""
 DEFECTS_MAX = 12
+STREAMS_MAX = 20
+"""Streams that a device's page lists, the newest; its audit has them all, too."""
 GAPS_MAX = 20
 """Gaps of a stream that a device's page lists; its audit has them all."""
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -91,7 +93,8 @@ class Dashboard:
             asked=asked,
             now=now,
             row=row_of(found[0], now),
-            streams=streams,
+            streams=streams[-STREAMS_MAX:],
+            streams_total=len(streams),
             reasons=reasons_of(streams),
             gaps_max=GAPS_MAX,
             charts=await _charts(ledger, asked, now, device_id),
@@ -114,7 +117,7 @@ class Dashboard:
 
 def dashboard(page: Dashboard) -> Blueprint:
     """The routes beside `/`: devices' pages, and what a page is made of."""
-    routes = Blueprint("dashboard", __name__, template_folder="templates")
+    routes = Blueprint(PAGES, __name__, template_folder="templates")
 
     # Slashes in a device's name are its own: none are merged.
     routes.add_url_rule("/device/<path:device_id>", view_func=page.device, methods=["GET"], merge_slashes=False)

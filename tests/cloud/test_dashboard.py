@@ -131,6 +131,16 @@ async def test_the_page_of_a_device_has_its_audit_stream_by_stream():
         )
 
 
+async def test_a_device_with_many_lives_lists_the_newest_streams_and_counts_the_others():
+    async with service() as cloud:
+        for number in range(23):
+            await cloud.post(payload(30), stream=f"life-{number}", losses=[(n, n, f"r{n}") for n in range(1, 30)])
+        shown = text_of(await page(cloud, "/device/cam"))
+        assert re.findall(r"Stream (life-\d+)", shown) == [f"life-{number}" for number in range(22, 2, -1)]
+        assert "and 3 older streams, in the JSON" in shown
+        assert shown.count("and 9 more gaps, in the JSON") == 20
+
+
 async def test_the_plots_show_the_range_that_was_asked_for():
     async with service() as cloud:
         await cloud.post(payload(1, timestamp=NOON - 100), payload(2, timestamp=NOON - 7200))
