@@ -9,24 +9,19 @@ from typing import Any
 
 import attrs
 import pytest
-import trio
 
 from actors import buffer_writer, recovery, uplink
 from actors.messages import Fate
-from actors.ports import buffer, journal, replay
+from actors.ports import replay
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
-from actors.ports.front import Front
-from actors.ports.journal import Closed, Journal
+from actors.ports.journal import Journal
 from actors.ports.replay import Recovered, Replayed
 from actors.ports.store import Store
-from actors.seqs import Payloads, seqs_of
 from actors.verdict import judge
 from chaos.sim.plan import Plan
 from chaos.sim.shrink import fails
-from cloud import wire
 from cloud.ledger import sqlite_write
-from cloud.ledger.queue import CommitQueue
 
 SEEDS_PER_BUG = 200
 """A bug that so many seeds don't find is one that the oracle does not see."""
@@ -188,167 +183,6 @@ def outcome_is_dropped(patch):
 @bug
 def losses_are_forgotten(patch):
     patch.setattr(Store, "losses", lambda _: [])
-
-
-@bug
-def tombstone_is_written_a_stroke_late(patch):
-    """So a crash in between loses it."""
-    bury, late = buffer.bury_range, []
-
-    def postponed(connection, *grave):
-        late.append(grave)
-        if len(late) > 1:
-            bury(connection, *late.pop(0))
-
-    patch.setattr(buffer, "bury_range", postponed)
-
-
-@bug
-def wrong_reason_is_told(patch):
-    evict = Buffer.evict
-
-    def excuse(buffer_, number, reason, now):
-        return evict(buffer_, number, "bad_sector", now)
-
-    patch.setattr(Buffer, "evict", excuse)
-
-
-@bug
-def same_number_goes_out_on_two_lanes(patch):
-    hand_on = buffer_writer._Desk.hand_on
-
-    def careless(desk, records):
-        hand_on(desk, records)
-        desk.in_flight.give_back(seqs_of([record.seq for record in records]))
-        desk.nudge()
-
-    patch.setattr(buffer_writer._Desk, "hand_on", careless)
-
-
-@bug
-def replay_marks_what_it_brings_as_sent(patch):
-    rows_of = replay.rows_of
-
-    def optimistic(seen, now):
-        return [attrs.evolve(row, status="sent", sent_at=now) for row in rows_of(seen, now)]
-
-    patch.setattr(replay, "rows_of", optimistic)
-
-
-@bug
-def segment_begins_one_too_far_on(patch):
-    """The header's `first_seq`, off by one at each rotation."""
-    session = journal.session
-
-    def shifted(*about):
-        describe = session(*about)
-        return lambda first_seq: describe(first_seq + 1)
-
-    patch.setattr(store_module, "session", shifted)
-
-
-@bug
-def clean_up_takes_pending_rows(patch):
-    def greedy(buffer_, count_max, *, sent_before):
-        with buffer_._transaction() as connection:
-            return connection.execute(
-                "DELETE FROM prediction_buffer WHERE id IN (SELECT id FROM prediction_buffer"
-                " WHERE status != 'failed' ORDER BY id LIMIT ?)",
-                (count_max,),
-            ).rowcount
-
-    patch.setattr(Buffer, "delete_sent", greedy)
-
-
-@bug
-def cancelled_writer_does_not_flush(patch):
-    """What a second signal, or a grace that is over, comes down to."""
-    close = buffer_writer._Desk.close
-
-    async def only_if_there_is_time(desk):
-        nursery = trio.lowlevel.current_task().parent_nursery
-        if nursery is not None and not nursery.cancel_scope.cancel_called:
-            await close(desk)
-
-    patch.setattr(buffer_writer._Desk, "close", only_if_there_is_time)
-
-
-@bug
-def segment_is_left_open_at_rotation(patch):
-    def forgetful(journal_):
-        if journal_._fd is not None:
-            journal_._closed.append(Closed(journal_._path, journal_._last_seq, journal_._good_bytes))
-            journal_._fd, journal_._good_bytes = None, 0
-
-    patch.setattr(Journal, "rotate", forgetful)
-
-
-@bug
-def log_waits_for_the_live_lane(patch):
-    make_durable = buffer_writer._Desk.make_durable
-
-    async def patient(desk, entries):
-        while desk.stored.statistics().current_buffer_used:  # noqa: ASYNC110 - the bug
-            await trio.sleep(0.1)
-        return await make_durable(desk, entries)
-
-    patch.setattr(buffer_writer._Desk, "make_durable", patient)
-
-
-@bug
-def what_a_page_holds_depends_on_the_clock(patch):
-    """Predictions that were accepted before the clock went back have to wait until it is later again."""
-    pending = Buffer.pending
-
-    def punctual(buffer_, *asked, **named):
-        page = pending(buffer_, *asked, **named)
-        newest = buffer_._connection.execute("SELECT max(buffered_at) FROM prediction_buffer").fetchone()[0] or 0
-        late = buffer_._connection.execute("SELECT buffered_at FROM prediction_buffer ORDER BY id DESC").fetchone()
-        return page if late is None or late[0] >= newest else Payloads(seqs_of([]))
-
-    patch.setattr(Buffer, "pending", punctual)
-
-
-@bug
-def ledger_answers_though_its_commit_failed(patch):
-    settle = CommitQueue._settle
-
-    def blind(queue_, waiting):
-        if not isinstance(waiting.outcome, wire.Answer):
-            waiting.outcome = wire.Answer(accepted=len(waiting.batch.records))
-        settle(queue_, waiting)
-
-    patch.setattr(CommitQueue, "_settle", blind)
-
-
-@bug
-def rows_are_numbered_by_the_wall_clock(patch):
-    """A clock that goes back gives the same number twice; one that goes forward leaves holes."""
-    number = Front.number
-
-    def dated(front, entries):
-        front.next_seq = max(1, int(front.options.now()) % 1_000_000)
-        return number(front, entries)
-
-    patch.setattr(Front, "number", dated)
-
-
-@bug
-def cap_is_not_looked_at(patch):
-    patch.setattr(Store, "size_bytes", lambda _: 0)
-
-
-@bug
-def confirmed_loss_of_another_stream_is_taken_for_ours(patch):
-    """Every tombstone is taken for confirmed as soon as it is read."""
-    losses = Store.losses
-
-    def hasty(store):
-        found = losses(store)
-        store._buffer.confirm_losses(found, store._options.now())
-        return found
-
-    patch.setattr(Store, "losses", hasty)
 
 
 @pytest.mark.parametrize("name", BUGS)
