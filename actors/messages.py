@@ -275,15 +275,15 @@ class Books:
     evicted: int = 0
     turned_away: int = 0
     """Predictions without a number that nobody keeps: refused by `drop_newest`, or given up from a full memory."""
+    damaged: int = 0
     in_flight: int = 0
     oldest_pending_at: float | None = None
     """When the oldest pending prediction was accepted (seconds since 1970)."""
     size_bytes: int = 0
     capacity_bytes: int = 0
     set_aside_bytes: int = 0
-    """Damaged databases and segments that are kept for whoever wants to look at them."""
     set_aside_dropped: int = 0
-    """Such copies that were given up for room since this process began."""
+    """Damaged bytes kept for whoever wants to look, and such copies given up for room since this process began."""
     recovered: int = 0
     """Predictions that the last start saved from the journals of earlier sessions."""
     recovered_first_at: float | None = None

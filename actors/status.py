@@ -54,6 +54,7 @@ class Status(TypedDict):
     sent: int
     failed: int
     evicted: int
+    damaged: int
     turned_away: int
     in_flight: int
     in_memory: int
@@ -121,6 +122,7 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
         sent=books.sent,
         failed=books.failed,
         evicted=books.evicted,
+        damaged=books.damaged,
         turned_away=books.turned_away,
         in_flight=books.in_flight,
         in_memory=books.in_memory,

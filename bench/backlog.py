@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import attrs
+import google_crc32c
 import trio
 
 from actors.messages import Entry
 from actors.pipeline import open_pipeline
-from actors.ports.journal import SEGMENT_BYTES_MAX, Header, Journal
+from actors.ports.journal import SEGMENT_BYTES_MAX, Header, Journal, encode_line
 from actors.ports.store import Store
 from bench import ours
 from bench.load import START, entries, predictions
@@ -96,7 +97,8 @@ def leave_orphan(folder: Path, entry: Entry) -> None:
 
     journal = Journal(options.journal_folder, describe=describe, sync=_no_sync)
     while journal.size_bytes < SEGMENT_BYTES_MAX - 2**16:
-        journal.append(last + 1, [number_payload(seq, entry.body) for seq in range(last + 1, last + 101)])
+        payloads = [(seq, number_payload(seq, entry.body)) for seq in range(last + 1, last + 101)]
+        journal.append(last + 1, [encode_line(seq, payload, google_crc32c.value(payload)) for seq, payload in payloads])
         last += 100
     journal.rotate()
 

@@ -10,7 +10,7 @@ import click
 from actors.commands.options import Problem, json_option, say, tells, with_settings
 from actors.commands.words import columns, count, moment, size
 from actors.ports.account import NoBooks
-from actors.ports.reading import STATUSES, ConditionWrong, open_reading
+from actors.ports.reading import STATUSES, ConditionWrong, Reading, open_reading
 from actors.settings import Settings
 
 where_option = click.option("--where", metavar="SQL", default="", help="Only rows that this condition holds for.")
@@ -121,6 +121,8 @@ def export(settings: Settings, *, as_json: bool, status: str | None, where: str,
         if output is None:
             for line in lines:
                 sys.stdout.buffer.write(line)
+            for left_out in damaged(reading):
+                click.echo(left_out, err=True)
             return
         # Complete or not there: a disk that fills up halfway leaves no half of an export.
         part = output.with_name(output.name + ".part")
@@ -132,7 +134,19 @@ def export(settings: Settings, *, as_json: bool, status: str | None, where: str,
             part.replace(output)
         finally:
             part.unlink(missing_ok=True)
-    say(as_json, {"written": written, "file": str(output)}, [f"{count(written, 'row')} written to {output}"])
+    say(
+        as_json,
+        {"written": written, "file": str(output), "damaged": reading.damaged},
+        [f"{count(written, 'row')} written to {output}", *damaged(reading)],
+    )
+
+
+def damaged(reading: Reading) -> list[str]:
+    """What an export says of the rows that it left out; nothing where there are none."""
+    if not reading.damaged:
+        return []
+    some = ", ".join(str(seq) for seq in reading.damaged[:10])
+    return [f"{count(len(reading.damaged), 'row')} left out, changed on the disk since accepted: {some}"]
 
 
 def among(status: str | None) -> str:

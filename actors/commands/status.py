@@ -81,6 +81,7 @@ def from_buffer(settings: Settings) -> Found:
         "sent": stats["total_sent"],
         "failed": stats["failed"],
         "evicted": stats["total_evicted"],
+        "damaged": stats["given_up"].get("bad_sector", 0),
         "oldest_pending_at": stats["oldest_pending_at"],
         "size_mb": used_mb,
         "capacity_mb": capacity_mb,
@@ -147,5 +148,6 @@ def _buffer_rows(found: Found) -> list[tuple[str, ...]]:
         ("  sent", count(found["sent"])),
         ("  quarantined", count(found["failed"])),
         ("  evicted", count(found["evicted"])),
+        *([("  damaged", count(found["damaged"]))] if found["damaged"] else []),
         ("  disk", disk),
     ]

@@ -10,6 +10,7 @@ import attrs
 import structlog
 
 from actors.ports.images import Frame, Image, opencv
+from actors.ports.private import make_folder, open_private
 from cloud.wire import Detection
 
 FRAMES_MAX = 200
@@ -47,11 +48,12 @@ class Annotator:
         data = picture(frame.image, detections)
         if not 0 < len(data) <= self.bytes_max:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._make_room(len(data))
         path = self.folder / file_name(frame)
         half = path.with_suffix(".part")
-        half.write_bytes(data)
+        with open_private(half, "wb") as file:
+            file.write(data)
         half.replace(path)
 
     def _make_room(self, size: int) -> None:

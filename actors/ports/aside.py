@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from actors.ports.opening import StoreOptions
+from actors.ports.private import make_folder, sync_folder, write_private
 
 
 @attrs.frozen
@@ -37,6 +38,20 @@ class Aside:
         """Measure anew."""
         self.size_bytes = sum(copy.size_bytes for copy in copies(self.options))
         self.bytes_beside = bytes_beside(self.options)
+
+    def keep(self, name: str, data: bytes) -> Path | None:
+        """Bytes that could not be read, for whoever wants to look; None where the disk, or the bound, has no room."""
+        path = self.options.quarantine_folder / name
+        if len(data) > self.options.set_aside_bytes_max:
+            return None
+        try:
+            make_folder(path.parent)
+            write_private(path, data)
+            sync_folder(path.parent)
+        except OSError:
+            return None
+        self.keep_within(self.options.set_aside_bytes_max)
+        return path
 
     def keep_within(self, bytes_max: int) -> int:
         """Give up the oldest copies until the rest takes no more than that; says how many went."""

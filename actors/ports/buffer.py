@@ -143,6 +143,15 @@ class Buffer:
             rows = self._connection.execute("SELECT id FROM prediction_buffer WHERE id BETWEEN ? AND ?", (first, last))
             return {seq for (seq,) in rows}
 
+    def buried(self, first: int, last: int) -> set[int]:
+        """Which numbers from `first` to `last` have a tombstone."""
+        with named_errors():
+            graves = self._connection.execute(
+                "SELECT max(from_seq, ?), min(to_seq, ?) FROM buffer_losses WHERE to_seq >= ? AND from_seq <= ?",
+                (first, last, first, last),
+            ).fetchall()
+        return {seq for start, end in graves for seq in range(start, end + 1)}
+
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending row was accepted."""
         with named_errors():
@@ -215,7 +224,7 @@ class Buffer:
                 )
 
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
-        """A page of pending predictions (`pages.py`); empty if there is none."""
+        """A page of pending predictions (`pages.py`); empty if there is none. `PayloadsChanged`."""
         with named_errors():
             return read_page(self._connection, after, min(records_max, PAGE_RECORDS_MAX), bytes_max, newest=newest)
 
@@ -228,11 +237,7 @@ class Buffer:
                     "SELECT id FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT ?", (count,)
                 )
             ]
-            for first, last in ranges(seqs):
-                connection.execute(
-                    "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
-                )
-                bury_range(connection, first, last, reason, now)
+            _bury_pending(connection, seqs, reason, now)
             connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
         return len(seqs)
 
@@ -242,6 +247,19 @@ class Buffer:
             for first, last in lost:
                 bury_range(connection, first, last, reason, now)
             connection.execute("UPDATE buffer_metadata SET last_seq = max(last_seq, ?)", (last_seq,))
+
+    def give_up(self, seqs: Sequence[int], reason: str, now: float) -> int:
+        """Bury pending rows; says how many there were."""
+        with self._transaction() as connection:
+            return _bury_pending(connection, seqs, reason, now)
+
+    def lost(self, reason: str) -> int:
+        """How many numbers have a tombstone with this reason."""
+        with named_errors():
+            row = self._connection.execute(
+                "SELECT ifnull(sum(to_seq - from_seq + 1), 0) FROM buffer_losses WHERE reason = ?", (reason,)
+            ).fetchone()
+        return int(row[0])
 
     def keep_buried(self) -> int:
         """Delete pending rows whose numbers have a tombstone: a replay may have dug them up again."""
@@ -345,6 +363,16 @@ class Buffer:
 
     def _transaction(self) -> Transaction:
         return Transaction(self._connection)
+
+
+def _bury_pending(connection: sqlite3.Connection, seqs: Sequence[int], reason: str, now: float) -> int:
+    gone = 0
+    for first, last in ranges(seqs):
+        gone += connection.execute(
+            "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
+        ).rowcount
+        bury_range(connection, first, last, reason, now)
+    return gone
 
 
 def bury_range(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:

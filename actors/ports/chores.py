@@ -8,6 +8,7 @@ import attrs
 
 from actors.ports.buffer import Buffer, bury_range, ranges
 from actors.ports.opening import BufferFull
+from actors.ports.rows import Row, insert_rows
 from actors.ports.store import Store
 from actors.tasks import Done, Saved, Task, TaskKind
 from cloud.wire import WireError, check_payload
@@ -128,12 +129,9 @@ def _put_back(rows: Sequence[Saved], connection: sqlite3.Connection) -> Done:
     """Rows that are not there become pending; a tombstone on one of their numbers is lifted, else it would win."""
     changed = 0
     for row in rows:
-        prediction = check_payload(row.payload.encode())
-        added = connection.execute(
-            "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (row.seq, row.payload, prediction.image_id, prediction.timestamp, row.buffered_at),
-        ).rowcount
+        prediction = check_payload(payload := row.payload.encode())
+        fresh = Row(row.seq, payload, prediction.image_id, prediction.timestamp, row.buffered_at)
+        added = insert_rows(connection, [fresh])
         if added:
             _lift_tombstone(row.seq, connection)
             changed += 1

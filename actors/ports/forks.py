@@ -7,8 +7,11 @@ goes out again under a new number, and its old row is done with, since the cloud
 import sqlite3
 from functools import partial
 
+import google_crc32c
+
 from actors.ports.buffer import Buffer
 from actors.ports.opening import DiskTrouble
+from actors.ports.rows import Row, insert_rows
 from actors.ports.store import Store
 from actors.seqs import Seqs
 from actors.tasks import Done
@@ -38,19 +41,16 @@ def _copy(seqs: Seqs, next_seq: int, now: float, connection: sqlite3.Connection)
     rows = [
         row
         for span in seqs.spans
-        for row in connection.execute(
-            "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at FROM prediction_buffer"
-            " WHERE id BETWEEN ? AND ? AND status = 'pending' ORDER BY id",
+        for *row, checksum in connection.execute(
+            "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, payload_crc32c"
+            " FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending' ORDER BY id",
             span,
         )
+        if checksum in (None, google_crc32c.value(row[1]))  # a changed one must not get a checksum that agrees
     ]
     for new, (old, payload, *columns) in enumerate(rows, next_seq):
         again = number_payload(new, b"{" + payload[len(b'{"seq":%d,' % old) :])
-        connection.execute(
-            "INSERT INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (new, again.decode(), *columns),
-        )
+        insert_rows(connection, [Row(new, again, *columns)])
         connection.execute(
             "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = ? WHERE id = ?",
             (now, f"the cloud has another prediction under this number; this one goes out as {new}", old),

@@ -8,7 +8,7 @@ import attrs
 
 from actors.messages import Entry
 from actors.ports.held import Held
-from actors.ports.journal import Journal, JournalError
+from actors.ports.journal import Journal, JournalError, encode_line
 from actors.ports.opening import BufferFull, StoreLocked, StoreOptions
 from actors.ports.rows import Row
 from actors.seqs import Seqs, Stored
@@ -79,7 +79,7 @@ class Front:
             self.trouble = "SQLite takes no rows, and the journal alone must not grow without bound"
             return False
         try:
-            self.journal.append(rows[0].seq, [row.payload for row in rows])
+            self.journal.append(rows[0].seq, [encode_line(row.seq, row.payload, row.crc32c) for row in rows])
         except JournalError as exc:
             self.trouble = str(exc)
             return False

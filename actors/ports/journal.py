@@ -103,9 +103,9 @@ class Scan:
         )
 
 
-def encode_line(seq: int, payload: bytes) -> bytes:
-    """One prediction's line, newline included."""
-    return b'{"seq":%d,"crc32c":"%08x","payload":%b}\n' % (seq, google_crc32c.value(payload), payload)
+def encode_line(seq: int, payload: bytes, crc32c: int) -> bytes:
+    """One prediction's line, newline included; the checksum is the payload's."""
+    return b'{"seq":%d,"crc32c":"%08x","payload":%b}\n' % (seq, crc32c, payload)
 
 
 def decode_line(line: bytes) -> tuple[int, bytes] | None:
@@ -242,12 +242,12 @@ class Journal:
         """Whether there are full segments, to be deleted once the buffer holds them."""
         return bool(self._closed)
 
-    def append(self, first_seq: int, payloads: Sequence[bytes]) -> None:
-        """Make the payloads durable under the numbers from `first_seq` on: one write, one fdatasync.
+    def append(self, first_seq: int, lines: Sequence[bytes]) -> None:
+        """Make lines (`encode_line`) durable, of the numbers from `first_seq` on: one write, one fdatasync.
 
         `JournalError` if that failed; then none of them counts as accepted.
         """
-        data = b"".join(encode_line(first_seq + index, payload) for index, payload in enumerate(payloads))
+        data = b"".join(lines)
         try:
             if self._fd is not None and first_seq != self._last_seq + 1:
                 self.rotate()  # a segment has no holes: what lies between was committed elsewhere
@@ -256,7 +256,7 @@ class Journal:
             self._write(data)
         except OSError as exc:
             raise JournalError(f"{self._path}: {exc.strerror or exc}") from exc
-        self._last_seq = first_seq + len(payloads) - 1
+        self._last_seq = first_seq + len(lines) - 1
         if self._good_bytes >= self._segment_bytes_max:
             self.rotate()
 

@@ -82,6 +82,12 @@ FIGURES: tuple[Figure, ...] = (
         counts=True,
     ),
     Figure(
+        "holdfast_damaged_predictions",
+        "Predictions whose bytes went bad at rest, set aside and explained, over the life of the stream.",
+        lambda s: s["damaged"],
+        counts=True,
+    ),
+    Figure(
         "holdfast_turned_away_predictions",
         "Predictions that got no number since start, because the disk was full or refused.",
         lambda s: s["turned_away"],

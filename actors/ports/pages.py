@@ -1,28 +1,61 @@
-"""Read a page of the backlog: SQLite itself joins the payloads, in C and without the interpreter's lock."""
+"""Read a page of the backlog: SQLite itself joins the payloads, in C and without the interpreter's lock.
+
+Each payload is held against the checksum that it was accepted with, before it goes anywhere.
+"""
 
 import sqlite3
+import struct
+from collections.abc import Sequence
+
+import attrs
+import google_crc32c
 
 from actors.seqs import Payloads, Seqs, Stored, payloads_of, seqs_of
 from cloud.wire import SEQ_MAX
 
 CHUNK_RECORDS = 100
 """A page is read in pieces of so many: the largest records there are then make 25 MiB, not 250."""
-_OLDEST = "SELECT id, prediction_data FROM prediction_buffer WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?"
+_OLDEST = (
+    "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
+    " WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?"
+)
 _NEWEST = (
-    "SELECT id, prediction_data FROM prediction_buffer WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
+    "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
+    " WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
 )
 # SQLite aggregates an ordered subquery with a LIMIT in its order.
 _JOINED = (
     "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, ',') AS BLOB),"
-    " group_concat(length(CAST(prediction_data AS BLOB)), ',') FROM (SELECT * FROM ({}) ORDER BY id)"
+    " group_concat(length(CAST(prediction_data AS BLOB)), ','), group_concat(ifnull(payload_crc32c, ''), ',')"
+    " FROM (SELECT * FROM ({}) ORDER BY id)"
 )
 _NUMBERS = "SELECT id FROM ({}) ORDER BY id"
+_SINGLY = "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM ({})"
+
+
+@attrs.frozen
+class Changed:
+    """A payload that is not what was accepted under its number; `crc32c` is what it should have."""
+
+    seq: int
+    payload: bytes
+    crc32c: int
+
+
+class PayloadsChanged(Exception):
+    """Predictions of a page are damaged; while their rows stand there, no page is read over them."""
+
+    def __init__(self, rows: Sequence[Changed]) -> None:
+        super().__init__(f"the checksums of {len(rows)} predictions are wrong")
+        self.rows = rows
 
 
 def read_page(
     connection: sqlite3.Connection, after: int, records_max: int, bytes_max: int, *, newest: bool
 ) -> Payloads:
-    """Pending predictions, their numbers in order; at least one if there is any. Lets SQLite's errors through.
+    """Pending predictions, their numbers in order; at least one if there is any. `PayloadsChanged`.
+
+    Lets SQLite's errors through.
 
     The oldest with numbers above `after`; with `newest` the newest ones below it (0: from the end).
     """
@@ -31,9 +64,11 @@ def read_page(
         at, inner = after or SEQ_MAX, _NEWEST
     while (left := records_max - len(page)) > 0:
         some = (at, min(left, CHUNK_RECORDS))
-        count, first, last, body, sizes = connection.execute(_JOINED.format(inner), some).fetchone()
+        count, first, last, body, sizes, checksums = connection.execute(_JOINED.format(inner), some).fetchone()
         if not count:
             break
+        if _checksums(body, sizes) != checksums and (changed := _changed(connection, inner, some)):
+            raise PayloadsChanged(changed)
         if page.size + len(body) > bytes_max:
             # Perhaps fewer of them fit; the first one does in any case.
             return page or _singly(connection, inner, some, bytes_max)
@@ -48,9 +83,31 @@ def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], b
     """As many of a chunk as fit, and one in any case."""
     page: list[Stored] = []
     size = 0
-    for seq, payload in connection.execute(f"SELECT id, CAST(prediction_data AS BLOB) FROM ({inner})", some):  # noqa: S608
+    for seq, payload, _ in connection.execute(_SINGLY.format(inner), some):
         size += len(payload)
         if page and size > bytes_max:
             break
         page.append(Stored(seq, payload))
     return payloads_of(sorted(page, key=lambda record: record.seq))
+
+
+def _checksums(body: bytes | None, sizes: str | None) -> str:
+    """Of payloads joined by commas, as SQLite joins those that they were accepted with."""
+    if not body or not sizes:
+        return ""
+    # A comma is passed over as padding: one call in C cuts all of them out.
+    try:
+        payloads = struct.unpack(sizes.replace(",", "sx") + "s", body)
+    except struct.error:
+        return ""  # a value that is no text any more: now each is looked at
+    return ",".join(map(str, map(google_crc32c.value, payloads)))
+
+
+def _changed(connection: sqlite3.Connection, inner: str, some: tuple[int, int]) -> list[Changed]:
+    """Those of a chunk that differ from their checksum; one without (of an older version) goes unchecked."""
+    rows = [(seq, payload or b"", told) for seq, payload, told in connection.execute(_SINGLY.format(inner), some)]
+    return [
+        Changed(seq, payload, told if isinstance(told, int) else 0)
+        for seq, payload, told in rows
+        if told is not None and google_crc32c.value(payload) != told
+    ]

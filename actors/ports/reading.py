@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+import google_crc32c
 import msgspec
 
 from actors.ports.account import NoBooks
@@ -23,11 +24,14 @@ from actors.ports.replay import rows_of
 
 COLUMNS = ("id", "status", "image_id", "timestamp", "buffered_at", "sent_at", "retry_count", "last_error")
 STATUSES = ("pending", "sent", "failed")
+_PAYLOAD = ("ifnull(CAST(prediction_data AS BLOB), x'') AS payload", "payload_crc32c")
 _VIEW = """
 CREATE TEMP TABLE journal_rows (id INTEGER PRIMARY KEY, prediction_data TEXT, image_id TEXT, timestamp REAL,
     buffered_at REAL, sent_at REAL, status TEXT DEFAULT 'pending', retry_count INTEGER DEFAULT 0, last_error TEXT);
-CREATE TEMP VIEW prediction_buffer AS SELECT * FROM main.prediction_buffer UNION ALL SELECT id, prediction_data,
-    image_id, timestamp, buffered_at, sent_at, status, retry_count, last_error FROM temp.journal_rows;
+CREATE TEMP VIEW prediction_buffer AS SELECT id, prediction_data, image_id, timestamp, buffered_at, sent_at, status,
+    retry_count, last_error, {checksum} AS payload_crc32c FROM main.prediction_buffer UNION ALL SELECT id,
+    prediction_data, image_id, timestamp, buffered_at, sent_at, status, retry_count, last_error, NULL
+    FROM temp.journal_rows;
 """
 
 
@@ -46,6 +50,8 @@ class Reading:
     in_journal: int
     """Rows that are not in SQLite yet. The device may know more of them than the journal tells: which are sent."""
     _connection: sqlite3.Connection
+    damaged: list[int] = attrs.field(factory=list, init=False)
+    """Rows that exports left out: their predictions are not what was accepted."""
 
     def rows(self, where: str = "", *, among: str = "", count_max: int, newest: bool = False) -> list[dict[str, Any]]:
         """Rows without their predictions, oldest first unless `newest`."""
@@ -81,10 +87,16 @@ class Reading:
         return spans
 
     def export(self, where: str = "", *, among: str = "") -> Iterator[bytes]:
-        """A line of JSON for each row, oldest first: whose number it is, its state, and the payload byte for byte."""
-        columns = ("id", "status", "buffered_at", "sent_at", "retry_count", "last_error", "prediction_data")
+        """A line of JSON for each row, oldest first: whose number it is, its state, and the payload byte for byte.
+
+        A row whose payload has changed at rest is left out, and its number noted in `damaged`.
+        """
+        columns = ("id", "status", "buffered_at", "sent_at", "retry_count", "last_error", *_PAYLOAD)
         for row in self._iterate(f"SELECT {', '.join(columns)}", where, "ORDER BY id", among):
-            payload = row.pop("prediction_data").encode()
+            payload, checksum = row.pop("payload"), row.pop("payload_crc32c")
+            if checksum not in (None, google_crc32c.value(payload)):
+                self.damaged.append(row["id"])
+                continue
             head = msgspec.json.encode(
                 {"stream_id": self.stream_id, "edge_device_id": self.device_id, "seq": row.pop("id"), **row}
             )
@@ -142,6 +154,13 @@ class Reading:
                 )
                 if not whole
             ]
+            broken += [
+                f"row {seq}: the prediction is not what was accepted (its checksum is another)"
+                for seq, payload, checksum in self._connection.execute(
+                    f"SELECT id, {', '.join(_PAYLOAD)} FROM prediction_buffer WHERE payload_crc32c IS NOT NULL"  # noqa: S608
+                )
+                if google_crc32c.value(payload) != checksum
+            ][:20]
         except sqlite3.DatabaseError as exc:
             return [str(exc)]
         return [line for line in found if line != "ok"] + broken
@@ -197,7 +216,8 @@ def _read(db_path: Path) -> Reading:
         ).fetchone() or ("", "", 0)
         ours = [seen for seen in segments if seen.header and seen.header.stream_id == stream_id]
         fresh = [row for seen in ours for row in rows_of(seen, time.time()) if row.seq > last_seq]
-        connection.executescript(_VIEW)
+        columns = [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('prediction_buffer')")]
+        connection.executescript(_VIEW.format(checksum="payload_crc32c" if "payload_crc32c" in columns else "NULL"))
         connection.executemany(
             "INSERT OR IGNORE INTO temp.journal_rows (id, prediction_data, image_id, timestamp, buffered_at)"
             " VALUES (?, ?, ?, ?, ?)",

@@ -14,6 +14,8 @@ from actors.ports.private import make_folder, sync_folder, write_private
 from actors.ports.rows import Row
 
 INSERT_RECORDS = 1_000
+BAD_SECTOR = "bad_sector"
+"""The reason on the tombstone of what is damaged beyond reading."""
 
 
 @attrs.frozen
@@ -77,7 +79,7 @@ def replay(
     # Told before the first insert, since that raises `in_buffer`, and a kill in between would forget the hole.
     gone = holes((seq for seen in ours for seq, _ in seen.records), in_buffer + 1, last_seq)
     if gone:
-        buffer.bury(gone, "bad_sector", now, last_seq=in_buffer)
+        buffer.bury(gone, BAD_SECTOR, now, last_seq=in_buffer)
     saved = 0
     taken_at: list[float] = []
     for seen in ours:

@@ -4,17 +4,21 @@ import sqlite3
 from collections.abc import Sequence
 
 import attrs
+import google_crc32c
 
 ROWS_A_STATEMENT = 50
 _INSERT_FRESH = (
-    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at)"
-    " VALUES (?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at, payload_crc32c)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 
 
 @attrs.define
 class Row:
-    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970."""
+    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970.
+
+    `crc32c` is of the payload as it was accepted.
+    """
 
     seq: int
     payload: bytes
@@ -25,6 +29,7 @@ class Row:
     sent_at: float | None = None
     retry_count: int = 0
     last_error: str | None = None
+    crc32c: int = attrs.Factory(lambda self: google_crc32c.value(self.payload), takes_self=True)
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
@@ -34,7 +39,7 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     if len(fresh) < len(rows):
         others = connection.executemany(
             "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
-            " status, sent_at, retry_count, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " status, sent_at, retry_count, last_error, payload_crc32c) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     row.seq,
@@ -46,6 +51,7 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
                     row.sent_at,
                     row.retry_count,
                     row.last_error,
+                    row.crc32c,
                 )
                 for row in rows
                 if row.status != "pending" or row.retry_count or row.last_error is not None
@@ -62,6 +68,6 @@ def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
         values: list[object] = []
         some = rows[start : start + ROWS_A_STATEMENT]
         for row in some:
-            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at)
-        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
+            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at, row.crc32c)
+        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
     return added

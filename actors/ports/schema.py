@@ -41,12 +41,18 @@ MIGRATIONS = (
     """
     CREATE INDEX prediction_buffer_by_time ON prediction_buffer (timestamp);
     """,
+    """
+    ALTER TABLE prediction_buffer ADD COLUMN payload_crc32c INTEGER;
+    """,
 )
 """Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited.
 
 Every index costs flash for each prediction (`docs/cost.md` has the measurement). By time it is a tenth of what a
 prediction costs anyhow. By image it is none or a page of 4 KiB, twice: names are the user's own, and random ones land
 on another page each. So there is no index by image: look for one within a span of time.
+
+SQLite has no checksums. `payload_crc32c` is the CRC-32C of the bytes of `prediction_data`, the one that stands in the
+journal's line; NULL in a row of an older version, which goes unchecked.
 """
 
 

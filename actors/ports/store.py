@@ -19,10 +19,13 @@ from actors.ports.buffer import Buffer
 from actors.ports.front import Front
 from actors.ports.journal import Journal, orphans, scan, session
 from actors.ports.names import Names
-from actors.ports.opening import DiskTrouble, StoreOptions, fill, lock, mark_damaged, open_buffer, says_full, unlock
-from actors.ports.replay import Recovered, replay, rows_of
+from actors.ports.opening import DiskTrouble, StoreOptions, lock, says_full, unlock
+from actors.ports.pages import Changed, PayloadsChanged
+from actors.ports.replay import BAD_SECTOR, Recovered, replay
 from actors.ports.reserve import Reserve
+from actors.ports.rot import give_up
 from actors.ports.rows import Row
+from actors.ports.salvage import mark_damaged, open_stream, replace
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Payloads, Stored
 from actors.tasks import Done
@@ -62,8 +65,8 @@ class Store:
         self._front = Front(options, self._journal, self._size_bytes)
         self.mutex = self._front.mutex  # whoever holds it keeps numbers from being given out
         self.names = Names(options, Stream(stream_id, buffer.device()))
-        self.failed_count = self.sent_count = 0
-        """Predictions in quarantine, and those confirmed, ever."""
+        self.failed_count = self.sent_count = self.damaged_count = 0
+        """Predictions in quarantine, those confirmed, ever, and those whose bytes went bad at rest, ever."""
 
     @classmethod
     def open(cls, device_id: str, options: StoreOptions) -> "Store":
@@ -84,15 +87,10 @@ class Store:
     @classmethod
     def _open(cls, device_id: str, options: StoreOptions, lock_fd: int) -> "Store":
         found = [scan(path) for path in orphans(options.journal_folder)]
-        buffer, salvage = open_buffer(options)
+        buffer, stream_id, aside = open_stream(options, device_id, found)
         try:
-            stream_id = buffer.stream()
-            if stream_id is None:  # a new database goes on with the stream of a journal that lies beside it
-                known = [seen.header.stream_id for seen in found if seen.header][-1:]
-                stream_id = salvage.stream_id or (known[0] if known else options.new_id(options.now()))
-                fill(buffer, salvage, options, stream_id, device_id)
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
-            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=salvage.aside)
+            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=aside)
             store.recovered, store._front.next_seq = replayed.recovered, replayed.last_seq + 1
             store._count()
             store.names.keep_to(device_id, store.last_seq + 1)
@@ -106,8 +104,9 @@ class Store:
     def _count(self) -> None:
         """Count anew what a change from outside has moved; under the mutex, or before anybody accepts."""
         self._front.next_seq = max(self._front.next_seq, self._buffer.highest_seq() + 1)
+        self.sent_count = self._buffer.totals().sent
         self._front.pending_count = self._buffer.count("pending") + self._front.held.pending_count
-        self.failed_count, self.sent_count = self._buffer.count("failed"), self._buffer.totals().sent
+        self.failed_count, self.damaged_count = self._buffer.count("failed"), self._buffer.lost(BAD_SECTOR)
 
     @property
     def last_seq(self) -> int:
@@ -123,8 +122,6 @@ class Store:
     def journal_trouble(self) -> str:
         """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
         return self._front.trouble
-
-    # --- accept
 
     def accept(self, entries: Sequence[Entry]) -> list[Stored]:
         """Make predictions durable and number them, in order, without holes. `BufferFull`, `DiskTrouble`."""
@@ -158,18 +155,27 @@ class Store:
         """Rows that the journal alone holds."""
         return len(self._front.held)
 
-    # --- deliver
-
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
         """A page of the backlog: the oldest above `after`, or the newest below it (0: from the end). `DiskTrouble`."""
-        try:
-            page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
-            if self._front.held and (not page or (newest and not after)):
-                self._flush()
+        while True:
+            try:
                 page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
-            return page  # noqa: TRY300
+                if self._front.held and (not page or (newest and not after)):
+                    self._flush()
+                    page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
+                return page  # noqa: TRY300
+            except PayloadsChanged as exc:
+                self._give_up(exc.rows)
+            except BufferUnwritable as exc:
+                raise DiskTrouble(str(exc)) from exc
+
+    def _give_up(self, changed: Sequence[Changed]) -> None:
+        try:
+            gone = give_up(changed, self._buffer, self._aside, self._options.now())
         except BufferUnwritable as exc:
-            raise DiskTrouble(str(exc)) from exc
+            raise self._short_of_room(exc) from exc
+        self._front.settled(gone)
+        self.damaged_count += gone
 
     def losses(self) -> list[Loss]:
         """Tombstones that the cloud has not confirmed yet. `DiskTrouble`."""
@@ -222,8 +228,6 @@ class Store:
             self.sent_count += marked + len(held)
         else:
             self.failed_count += marked + len(held)
-
-    # --- space
 
     def evict(self) -> int:
         """Drop the oldest pending predictions, leaving tombstones; says how many went. `DiskTrouble`."""
@@ -321,8 +325,6 @@ class Store:
             raise self._short_of_room(exc) from exc
         return done
 
-    # --- books
-
     def size_bytes(self) -> int:
         """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
         with self._front.mutex:
@@ -344,6 +346,7 @@ class Store:
             sent=self.sent_count,
             failed=self.failed_count,
             evicted=self._buffer.totals().evicted,
+            damaged=self.damaged_count,
             oldest_pending_at=oldest,
             size_bytes=self.size_bytes(),
             capacity_bytes=self._options.capacity_bytes,
@@ -366,14 +369,9 @@ class Store:
         self.needs_rebuild = False
 
     def _rebuild(self) -> None:
-        self._buffer.close()
+        names, held = {"stream_id": self.stream_id, "device_id": self._device_id}, self._front.held.rows
         try:
-            mark_damaged(self._options.db_path)
-            self._buffer, salvage = open_buffer(self._options)
-            fill(self._buffer, salvage, self._options, self.stream_id, self._device_id)
-            for path in orphans(self._options.journal_folder):
-                rows = [row for row in rows_of(scan(path), self._options.now()) if row.seq not in self._front.held.rows]
-                self._buffer.insert(rows, last_seq=self.last_seq)
+            self._buffer = replace(self._buffer, self._options, **names, last_seq=self.last_seq, held=held)
             self._flush()
             self._buffer.keep_buried()
             self._buffer.recount(self.last_seq)

@@ -25,7 +25,8 @@ import msgspec
 from actors.messages import Entry, Fate, Outcome
 from actors.ports import store as store_room
 from actors.ports.journal import Journal
-from actors.ports.opening import BufferFull, DiskTrouble, StoreOptions, damage_marker
+from actors.ports.opening import BufferFull, DiskTrouble, StoreOptions
+from actors.ports.salvage import damage_marker
 from actors.ports.store import Store
 from actors.seqs import Stored
 

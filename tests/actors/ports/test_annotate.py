@@ -43,6 +43,13 @@ def test_the_folder_never_grows_beyond_its_bytes_and_others_files_stay(tmp_path)
     assert (tmp_path / "mine.jpg").exists()
 
 
+def test_what_a_camera_saw_is_nobody_elses_to_look_at(tmp_path):
+    folder = tmp_path / "state" / "drawn"
+    Annotator(folder).draw(frame(1), [PIT])
+    (picture,) = folder.iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (folder.parent, folder, picture)] == [0o700, 0o700, 0o600]
+
+
 def test_a_folder_that_refuses_is_told_once_and_stops_nothing(tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     annotator = Annotator(tmp_path / "file")

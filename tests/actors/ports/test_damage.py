@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from actors.ports.journal import encode_line, orphans
@@ -56,7 +57,9 @@ def accounted(store: Store) -> set[int]:
 def test_segment_that_repeats_and_skips_gives_each_number_once_and_explains_the_gap(world):
     segment = killed(world)
     head, *lines = segment.read_bytes().splitlines(keepends=True)
-    other = encode_line(7, number_payload(7, b'{"image_id":"another","timestamp":1.0}'))
+    other = encode_line(
+        7, payload := number_payload(7, b'{"image_id":"another","timestamp":1.0}'), google_crc32c.value(payload)
+    )
     segment.write_bytes(head + lines[0] + lines[1] + lines[0] + other + lines[4])
     store = world.open()
     assert seqs_pending(store) == [1, 2, 3, 4, 5, 6, 7, 10]

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,9 +42,17 @@ def payloads(first: int, count: int) -> list[bytes]:
     return [number_payload(seq, BODY) for seq in range(first, first + count)]
 
 
+def line(seq: int, payload: bytes) -> bytes:
+    return encode_line(seq, payload, google_crc32c.value(payload))
+
+
+def lines(first: int, count: int) -> list[bytes]:
+    return [line(seq, payload) for seq, payload in enumerate(payloads(first, count), first)]
+
+
 def segment(tmp_path: Path, count: int = 5, first: int = 1) -> Path:
     journal = Journal(tmp_path / "j", describe=header)
-    journal.append(first, payloads(first, count))
+    journal.append(first, lines(first, count))
     journal.rotate()
     return orphans(tmp_path / "j")[0]
 
@@ -140,23 +149,23 @@ def test_zeroed_page_in_the_middle_is_stepped_over(tmp_path):
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.randoms(use_true_random=False))
 def test_good_lines_survive_any_garbage_between_them(junk, rng):
-    lines = [encode_line(seq, number_payload(seq, BODY)) for seq in range(1, 6)]
+    whole = lines(1, 5)
     for piece in junk:
-        lines.insert(rng.randrange(len(lines) + 1), piece.replace(b"\n", b" ") + b"\n")
-    seen = scan_bytes(Path("x"), b"".join(lines))
+        whole.insert(rng.randrange(len(whole) + 1), piece.replace(b"\n", b" ") + b"\n")
+    seen = scan_bytes(Path("x"), b"".join(whole))
     assert [seq for seq, _ in seen.records] == [1, 2, 3, 4, 5]
 
 
 @given(st.integers(1, 2**63 - 1), st.binary(max_size=200))
 def test_line_round_trip(seq, rest):
     payload = number_payload(seq, b"{" + rest.replace(b"\n", b"") + b"}")
-    assert decode_line(encode_line(seq, payload)[:-1]) == (seq, payload)
+    assert decode_line(line(seq, payload)[:-1]) == (seq, payload)
 
 
 def test_rotation_and_retirement(tmp_path):
     journal = Journal(tmp_path, describe=header, segment_bytes_max=400)
     for seq in range(1, 11):
-        journal.append(seq, payloads(seq, 1))
+        journal.append(seq, lines(seq, 1))
     names = [path.name for path in orphans(tmp_path)]
     assert len(names) >= 3
     last = [scan(path).last_seq for path in orphans(tmp_path)]
@@ -172,14 +181,14 @@ def test_rotation_and_retirement(tmp_path):
 def test_size_is_what_the_files_hold(tmp_path):
     journal = Journal(tmp_path, describe=header, segment_bytes_max=600)
     for seq in range(1, 8):
-        journal.append(seq, payloads(seq, 1))
+        journal.append(seq, lines(seq, 1))
         assert journal.size_bytes == sum(path.stat().st_size for path in orphans(tmp_path))
 
 
 def test_group_is_one_write_and_one_sync(tmp_path, monkeypatch):
     syncs: list[int] = []
     journal = Journal(tmp_path, describe=header, sync=syncs.append)
-    journal.append(1, payloads(1, 1))
+    journal.append(1, lines(1, 1))
     syncs.clear()
     writes: list[int] = []
     real = os.write
@@ -189,7 +198,7 @@ def test_group_is_one_write_and_one_sync(tmp_path, monkeypatch):
         return real(fd, data)
 
     monkeypatch.setattr(os, "write", write)
-    journal.append(2, payloads(2, 500))
+    journal.append(2, lines(2, 500))
     assert len(writes) == 1
     assert len(syncs) == 1
 
@@ -197,7 +206,7 @@ def test_group_is_one_write_and_one_sync(tmp_path, monkeypatch):
 def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkeypatch):
     """ENOSPC after half the bytes: nothing of the group counts, and the next group is whole."""
     journal = Journal(tmp_path, describe=header)
-    journal.append(1, payloads(1, 2))
+    journal.append(1, lines(1, 2))
     real = os.write
     calls: list[int] = []
 
@@ -210,8 +219,8 @@ def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", half_then_full)
         with pytest.raises(JournalError, match="No space left"):
-            journal.append(3, payloads(3, 4))
-    journal.append(3, payloads(3, 1))
+            journal.append(3, lines(3, 4))
+    journal.append(3, lines(3, 1))
     seen = scan(orphans(tmp_path)[0])
     assert [seq for seq, _ in seen.records] == [1, 2, 3]
     assert seen.damage == ()
@@ -227,12 +236,12 @@ def test_failed_sync_ends_the_segment(tmp_path):
         os.fdatasync(fd)
 
     journal = Journal(tmp_path, describe=header, sync=sync)
-    journal.append(1, payloads(1, 2))
+    journal.append(1, lines(1, 2))
     fail.append(True)
     with pytest.raises(JournalError):
-        journal.append(3, payloads(3, 1))
+        journal.append(3, lines(3, 1))
     fail.clear()
-    journal.append(3, payloads(3, 1))
+    journal.append(3, lines(3, 1))
     first, second = (scan(path) for path in orphans(tmp_path))
     assert [seq for seq, _ in first.records] == [1, 2]
     assert [seq for seq, _ in second.records] == [3]
@@ -248,10 +257,10 @@ def test_disk_that_fails_at_the_header_leaves_nothing_behind_and_heals(tmp_path)
     journal = Journal(tmp_path, describe=header, sync=sync)
     for _ in range(3):
         with pytest.raises(JournalError):
-            journal.append(1, payloads(1, 1))
+            journal.append(1, lines(1, 1))
     assert orphans(tmp_path) == []
     fail.clear()
-    journal.append(1, payloads(1, 1))
+    journal.append(1, lines(1, 1))
     journal.retire(0)
     assert [seq for seq, _ in scan(orphans(tmp_path)[0]).records] == [1]
 
@@ -259,7 +268,7 @@ def test_disk_that_fails_at_the_header_leaves_nothing_behind_and_heals(tmp_path)
 def test_hole_in_the_numbers_ends_a_segment(tmp_path):
     """What lies between was committed in SQLite: it must not look lost."""
     journal = Journal(tmp_path, describe=header)
-    journal.append(1, payloads(1, 2))
-    journal.append(7, payloads(7, 1))
+    journal.append(1, lines(1, 2))
+    journal.append(7, lines(7, 1))
     assert [scan(path).lost for path in orphans(tmp_path)] == [(), ()]
     journal.rotate()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from actors.messages import Fate, Outcome
 from actors.ports.journal import orphans
 from actors.ports.opening import StoreLocked, StoreMisplaced
+from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from cloud.wire import Loss
@@ -495,13 +496,16 @@ def test_buffer_of_the_first_version_gets_its_index_and_keeps_its_rows(disk):
     store.accept(entries(5))
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        connection.executescript("DROP INDEX prediction_buffer_by_time; PRAGMA user_version = 1")
+        connection.executescript(
+            "DROP INDEX prediction_buffer_by_time; ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c;"
+            " PRAGMA user_version = 1"
+        )
     connection.close()
     store = world.open()
     assert seqs_pending(store) == [1, 2, 3, 4, 5]
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'prediction_buffer_by_time'")
         assert found.fetchall()
     connection.close()
