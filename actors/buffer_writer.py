@@ -12,7 +12,7 @@ from trio_util import AsyncValue
 from actors.claims import Claims
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stream
 from actors.ports.chores import perform
-from actors.ports.disk import Disk
+from actors.ports.disk import Disk, look_up
 from actors.ports.forks import renumber
 from actors.ports.opening import BufferFull, DiskTrouble
 from actors.ports.store import Store
@@ -242,10 +242,7 @@ class _Desk:
         """Answer with the next pending predictions that are not in flight, and claim them for the asker."""
         after = request.after
         try:
-            found = await self.disk.do(
-                lambda store: store.pending(after, request.records_max, request.bytes_max, newest=request.newest)
-            )
-            losses = await self.disk.do(Store.losses) if after == 0 else []
+            found, losses = await self.disk.do(partial(look_up, request))
         except DiskTrouble as exc:
             self.in_trouble(str(exc))
             idle = list(self.tail.idle(self.in_flight, request.bytes_max).items())[: request.records_max]

@@ -7,12 +7,13 @@ import attrs
 import structlog
 import trio
 
-from actors.messages import Entry
+from actors.messages import Entry, PageRequest
 from actors.ports.lane import RunSync
 from actors.ports.opening import DiskTrouble
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
-from actors.seqs import Stored
+from actors.seqs import Payloads, Stored
+from cloud.wire import Loss
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,3 +82,11 @@ def _work_on(store: Store, work: Callable[[Store], T]) -> T:
         log.error("buffer_damaged", error=str(exc), then="it is set aside and a new one filled")  # noqa: TRY400
         store.rebuild()
         return work(store)
+
+
+def look_up(request: PageRequest, store: Store) -> tuple[Payloads, list[Loss]]:
+    """A page of pending predictions; the first of a pass, and one that met damage, brings what was given up as well."""
+    before = store.damaged_count
+    found = store.pending(request.after, request.records_max, request.bytes_max, newest=request.newest)
+    told = request.after == 0 or store.damaged_count > before
+    return found, store.losses() if told else []

@@ -383,6 +383,21 @@ async def test_pages_carry_losses_until_they_are_confirmed(folder, autojump_cloc
         writer.stop()
 
 
+async def test_page_that_met_damage_tells_at_once_what_it_has_cost(folder, autojump_clock):
+    """Whoever waits for the backlog to be empty must not find it empty while a loss is still untold."""
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, live=0)
+        await writer.log(body(1), body(2), body(3))
+        assert len((await writer.page(records_max=1)).records) == 1
+        with sqlite3.connect(folder / "buffer.db") as connection:
+            connection.execute("UPDATE prediction_buffer SET prediction_data = '{}' WHERE id = 3")
+        connection.close()
+        page = await writer.page(after=1)
+        assert [record.seq for record in page.records] == [2]
+        assert [(loss.from_seq, loss.to_seq, loss.reason) for loss in page.losses] == [(3, 3, "bad_sector")]
+        writer.stop()
+
+
 async def fill(writer: Writer) -> list[Receipt]:
     """A device that keeps logging; the receipts so far are in the list that it returns at once."""
     receipts: list[Receipt] = []
