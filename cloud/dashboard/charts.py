@@ -20,7 +20,9 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module_
 WIDTH, HEIGHT = 420, 170
 """In CSS pixels where a plot fills a phone; it scales from there."""
 TICKS_MAX = 4
-LABELS_MAX = 5
+LABELS_MAX = 8
+_LABELS_S = (900, 3_600, 21_600, 86_400, 432_000)
+"""Times that are written below a plot are whole multiples of one of these."""
 _SECONDS = (0.01, 0.05, 0.2, 1, 2, 5, 15, 30, 60, 120, 300, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 
 
@@ -110,6 +112,15 @@ def _ticks(high: float, step: float) -> list[float]:
     return [number * step for number in range(max(math.ceil(high / step), 1) + 1)]
 
 
+def _labelled(starts: Sequence[float]) -> list[float]:
+    """The round times among `starts`: at most `LABELS_MAX`, as many as that allows."""
+    for label_s in _LABELS_S:
+        found = [start for start in starts if start % label_s == 0]
+        if len(found) <= LABELS_MAX:
+            return found
+    return found[:LABELS_MAX]
+
+
 def _draw(
     lines: Sequence[Line],
     starts: Sequence[float],
@@ -122,7 +133,7 @@ def _draw(
     high = max((value for line in lines for value in line.values if value is not None), default=0.0)
     marks = ticks(high)
     labels = [f"{datetime.fromtimestamp(start, UTC):%d %b %H:%M}" for start in starts]
-    shown = labels[:: -(-len(labels) // LABELS_MAX)]
+    shown = [labels[starts.index(start)] for start in _labelled(starts)]
     chart = pygal.Line(
         width=WIDTH, height=HEIGHT, margin=4, css=(), js=(), no_prefix=True, show_legend=False, dots_size=4,
         fill=filled, allow_interruptions=True, x_labels=labels, x_labels_major=shown, show_minor_x_labels=False,

@@ -144,12 +144,20 @@ async def _drawings(ledger: Ledger, device_id: str | None = None) -> list[Drawin
     return [drawing for drawing in map(drawing_of, items) if drawing]
 
 
-async def _page(template: str, status: int = 200, **values: Any) -> Response:
+async def _page(template: str, status: int = 200, *, refreshes: bool = True, **values: Any) -> Response:
     html = await render_template(
-        template, words=words, device_link=device_link, ranges=RANGES, refresh_s=REFRESH_S, version=_version, **values
+        template,
+        words=words,
+        device_link=device_link,
+        ranges=RANGES,
+        refreshes=refreshes,
+        refresh_s=REFRESH_S,
+        version=_version,
+        **values,
     )
     return Response(html, status, content_type="text/html; charset=utf-8", headers={"Vary": "Accept"})
 
 
 async def _error(status: int, title: str, detail: str, now: float) -> Response:
-    return await _page("error.html", status, title=title, detail=detail, now=now, away=status == 503, asked=Asked())
+    # Only what can change by itself is asked for again.
+    return await _page("error.html", status, refreshes=status == 503, title=title, detail=detail, now=now)

@@ -249,6 +249,7 @@ async def test_a_misspelt_address_is_refused_in_words(wrong):
         shown = text_of(answer.text)
         assert wrong.partition("=")[0] + ": " in shown
         assert "To the fleet" in shown
+        assert "renews itself" not in shown
 
 
 async def test_while_the_ledger_is_away_the_page_says_so_and_to_come_back(monkeypatch):
@@ -263,7 +264,8 @@ async def test_while_the_ledger_is_away_the_page_says_so_and_to_come_back(monkey
             answer = await cloud.client.get("/", headers=HTML)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
             assert "The ledger does not answer" in text_of(answer.text)
-            assert "refresh" in answer.text
+            assert 'http-equiv="refresh"' in answer.text
+            assert "renews itself" in answer.text
         assert rows(await page(cloud))
 
 

@@ -1,15 +1,17 @@
 """What the page is made of: numbers in words, ticks, rows, drawings, addresses."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from cloud.dashboard import words
-from cloud.dashboard.asked import Asked, read_asked
-from cloud.dashboard.charts import TICKS_MAX, _count_ticks, _second_ticks, charts_of
+from cloud.dashboard.asked import RANGES, Asked, read_asked
+from cloud.dashboard.charts import LABELS_MAX, TICKS_MAX, _count_ticks, _labelled, _second_ticks, charts_of
 from cloud.dashboard.defects import BOXES_MAX, drawing_of
 from cloud.dashboard.fleet import reasons_of, short_reason
 from cloud.ledger import Bucket, Gap, StoredPrediction, StreamAudit
+from cloud.ledger.rollups import starts
 from tests.cloud.world import NOON, payload
 
 
@@ -60,6 +62,15 @@ def test_a_point_of_a_plot_says_its_time_and_value():
     assert "<style" not in str(defects.svg)
     assert "<script" not in str(defects.svg)
     assert lateness.caption == "at most 30 s"
+
+
+@pytest.mark.parametrize("span", RANGES)
+def test_times_below_a_plot_are_round_and_few(span):
+    query = Asked(span=span).series(NOON + 1234)
+    labels = _labelled([float(start) for start in starts(query)])
+    assert 4 <= len(labels) <= LABELS_MAX
+    assert all(label % 900 == 0 for label in labels)
+    assert len({b - a for a, b in pairwise(labels)}) == 1
 
 
 def bucket(start: float, *, predictions: int = 1, lateness: float | None = None) -> Bucket:
