@@ -98,6 +98,8 @@ def test_what_the_image_copies_is_all_that_its_commands_need(dockerfile, tmp_pat
     assert "Usage:" in done.stdout
     assert (tmp_path / "site/actors/assets/page/index.html").is_file()
     assert (tmp_path / "site/actors/assets/surface-defects.onnx").is_file()
+    for part in ("static/page.css", "static/page.js", "templates/fleet.html"):
+        assert (tmp_path / "site/cloud/dashboard" / part).is_file()
 
 
 # --- compose
