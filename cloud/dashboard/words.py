@@ -52,5 +52,7 @@ def machine_moment(timestamp: float) -> str:
 
 
 def rate(per_minute: float) -> str:
-    """`0.2`, `12`, `1,234`."""
+    """`0.2`, `12`, `1,234`; what is not nothing never reads as 0."""
+    if per_minute and per_minute < 0.05:
+        return "< 0.1"
     return f"{per_minute:.1f}".removesuffix(".0") if per_minute < 9.95 else count(per_minute)

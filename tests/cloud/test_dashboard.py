@@ -4,13 +4,16 @@ import base64
 import html
 import re
 from html.parser import HTMLParser
+from typing import Any
 
+import httpx
 import pytest
 
 from cloud.dashboard.asked import device_link
 from cloud.keys import Key, Keys, Scope, digest_of
 from cloud.ledger import LedgerUnavailable
-from tests.cloud.world import NOON, payload, service
+from cloud.service import create_app
+from tests.cloud.world import NOON, Clock, envelope, payload, service
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"}
 HOSTILE = (
@@ -88,7 +91,7 @@ async def test_a_row_tells_what_a_device_does():
         await cloud.post(payload(1, timestamp=NOON - 30), payload(2, timestamp=NOON - 20, classes=()), pending=7)
         cloud.clock.at += 12
         (row,) = rows(await page(cloud))
-        assert row == "cam live 12 s ago 7 0 50 % none"
+        assert row == "cam live 12 s ago 7 < 0.1 50 % none"
 
 
 async def test_a_cut_device_turns_silent_and_a_backlog_late():
@@ -267,6 +270,22 @@ async def test_while_the_ledger_is_away_the_page_says_so_and_to_come_back(monkey
             assert 'http-equiv="refresh"' in answer.text
             assert "renews itself" in answer.text
         assert rows(await page(cloud))
+
+
+async def test_either_store_makes_the_page(opened):
+    clock = Clock()
+    async with opened(now=clock) as ledger:
+        app: Any = create_app(ledger, now=clock)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
+            sent = envelope(payload(1, timestamp=NOON - 9), payload(4), losses=[(2, 2, "evicted")], pending=0)
+            assert (await client.post("/log", content=sent)).status_code == 200
+            answer = await client.get("/", headers=HTML)
+            assert rows(answer.text) == ["cam live now 0 < 0.1 100 % 1 unexplained evicted 1"]
+            assert "2 in all" in text_of(answer.text)
+            assert answer.text.count('class="drawing"') == 2
+            audit = text_of((await client.get("/device/cam", headers=HTML)).text)
+            assert "Numbered up to 4 Stored 2 Missing 2 Explained 1" in audit
 
 
 async def test_the_page_takes_keys_that_read_and_a_bound_one_sees_its_own_device():

@@ -34,6 +34,13 @@ def test_what_is_not_nothing_never_reads_as_nothing(fraction, written):
     assert words.share(fraction) == written
 
 
+@pytest.mark.parametrize(
+    ("per_minute", "written"), [(0, "0"), (0.01, "< 0.1"), (0.2, "0.2"), (9.96, "10"), (1234.5, "1,234")]
+)
+def test_a_rate_is_never_nothing_where_something_came(per_minute, written):
+    assert words.rate(per_minute) == written
+
+
 @pytest.mark.parametrize("timestamp", [-1.0, 1e12, 1e300])
 def test_a_time_that_no_calendar_has_is_shown_as_it_came(timestamp):
     assert "since 1970" in words.moment(timestamp)
