@@ -3,8 +3,8 @@
     python -m chaos.logger NAME [--tasks N] [--per-second R]
 
 The settings are those of the environment. Printed, a line each: `ready`; `<stream> <seq> <image>` for each durable
-receipt; `drained` when nothing is pending, once it has been told by SIGUSR1 to log no more (without tasks at once).
-SIGTERM stops it as it stops the device.
+receipt; `not-durable <image>` for each other one; `drained` when nothing is pending, once it has been told by SIGUSR1
+to log no more (without tasks at once). SIGTERM stops it as it stops the device.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from actors.pipeline import Pipeline, Ports, open_pipeline
 from cloud.wire import Detection, Prediction
 
 DEFECT_EVERY = 10
+NOT_DURABLE = "not-durable"
 
 
 def tell(line: str) -> None:
@@ -55,6 +56,8 @@ async def log_for_ever(pipeline: Pipeline, name: str, pause_s: float) -> None:
         receipt = await pipeline.log(prediction)
         if receipt.durable:
             tell(f"{receipt.stream_id} {receipt.seq} {prediction.image_id}")
+        else:
+            tell(f"{NOT_DURABLE} {prediction.image_id}")
         await trio.sleep(pause_s)
 
 

@@ -53,6 +53,8 @@ class Child:
     name: str
     process: trio.Process
     log: Path
+    log_from: int = 0
+    """Where in the log its own words begin; those before are of lives before it."""
     lines: list[str] = attrs.Factory(list)
     closed: bool = False
     _moved: trio.Event = attrs.Factory(trio.Event)
@@ -152,10 +154,11 @@ class Stage:
     async def child(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Child]:
         """A process in a group of its own, which is gone at the end whatever happened."""
         log = self.folder / f"{name}.log"
+        begun = log.stat().st_size if log.exists() else 0
         with log.open("ab") as errors:
             start = partial(trio.lowlevel.open_process, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
             process = await start(list(command), cwd=ROOT, env=os.environ | (env or {}), start_new_session=True)
-        child = Child(name, process, log)
+        child = Child(name, process, log, begun)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(child.listen)
