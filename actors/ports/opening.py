@@ -1,5 +1,6 @@
 """Opening a store: where it lies and within which bounds, and one process at a time."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -137,8 +138,9 @@ def lock(options: StoreOptions) -> int:
             f"{path}: process {owner or '(unknown)'} has this buffer open;"
             " stop it, or give this device a BUFFER_DB_PATH of its own"
         ) from exc
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d" % os.getpid(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its owner
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d" % os.getpid(), 0)
     _locks.add(fd)
     return fd
 

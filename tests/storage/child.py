@@ -6,6 +6,8 @@ Every line on stdin is an `Order` as JSON; it is carried out by a fork (imports 
 stdout what it does. The forks share nothing but the folder, exactly like one device process after another.
 """
 
+import contextlib
+import ctypes
 import errno
 import os
 import random
@@ -15,6 +17,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from actors.ports import store as store_room
 from actors.ports.journal import Journal
 from actors.ports.opening import BufferFull, DiskTrouble, StoreOptions
 from actors.ports.salvage import damage_marker
+from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from actors.seqs import Stored
 
@@ -53,6 +57,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What goes wrong in a workload: "journal" (its calls fail now and then), "database" (it is replaced)."""
     segment_bytes_max: int = 4_000
     file_bytes_max: int = 0
+    fail_from: int = 0
+    """Of the calls that change a file, the first that fails; and how many do, and with which error."""
+    fail_calls: int = 0
+    fail_with: int = 0
 
 
 class Clock:
@@ -180,32 +188,86 @@ def workload(order: Order) -> None:
     diary = Diary(order.log)
     store = Store.open(DEVICE, attrs.evolve(options(order, clock), sync=Failing(options(order, clock).sync)))
     hand = Hand(store, diary, order, clock)
-    hand.accept(3)
-    hand.settle(Fate.SENT, 2)
-    hand.accept(1)
-    hand.trouble(sync=False)
-    hand.flush()
-    hand.accept(12)
-    hand.settle(Fate.QUARANTINED, 1)
-    hand.trouble(sync=True)
-    hand.accept(12)
-    hand.settle(Fate.SENT, 9)
-    hand.flush()
-    hand.accept(7)
-    hand.evict()
-    hand.reclaim()
-    hand.trouble(sync=False)
-    hand.accept(5)
-    hand.settle(Fate.SENT, 100)
-    hand.accept(6)
-    hand.evict()
-    hand.accept(2)
+    for step in steps(hand):
+        step()
     if order.trouble == "database":
         hand.reclaim()
         damage_marker(Path(order.folder) / "buffer.db").touch()
     elif order.seed % 2:
         store.close()
         diary.note("closed", [])
+
+
+def steps(hand: "Hand") -> list[Callable[[], None]]:
+    """Every kind of write that a store makes."""
+    return [
+        partial(hand.accept, 3),
+        partial(hand.settle, Fate.SENT, 2),
+        partial(hand.accept, 1),
+        partial(hand.trouble, sync=False),
+        hand.flush,
+        partial(hand.accept, 12),
+        partial(hand.settle, Fate.QUARANTINED, 1),
+        partial(hand.trouble, sync=True),
+        partial(hand.accept, 12),
+        partial(hand.settle, Fate.SENT, 9),
+        hand.flush,
+        partial(hand.accept, 7),
+        hand.evict,
+        hand.reclaim,
+        partial(hand.trouble, sync=False),
+        partial(hand.accept, 5),
+        partial(hand.settle, Fate.SENT, 100),
+        partial(hand.accept, 6),
+        hand.evict,
+        partial(hand.accept, 2),
+    ]
+
+
+class Teller:
+    """Prints what the process was told and what it told."""
+
+    def note(self, what: str, seqs: list[tuple[int, int]]) -> None:
+        tell(" ".join([what, *(f"{seq}:{crc}" if what == "ack" else str(seq) for seq, crc in seqs)]))
+
+
+def faults(order: Order) -> None:
+    """The workload, from the start on, while some calls fail; then the disk is well again, and all must be as usual."""
+    shim = ctypes.CDLL(None)
+    clock = Clock(1_000.0)
+    shim.keep_synced_fail(ctypes.c_long(order.fail_from), ctypes.c_long(order.fail_calls), order.fail_with)
+    store = None
+    while store is None:
+        with contextlib.suppress(DiskTrouble):  # as the device does: it tries again until the disk lets it
+            store = Store.open(DEVICE, options(order, clock))
+    hand = Hand(store, Teller(), order, clock)
+    refused = sum(not done(store, step) for step in steps(hand))
+    tell(f"calls {shim.keep_synced_calls()} refused {refused}")
+    shim.keep_synced_fail(ctypes.c_long(-1), ctypes.c_long(0), 0)
+    clock.now += 20.0
+    assert done(store, hand.flush), "the disk is well, and the store tidies up"
+    assert done(store, partial(hand.accept, 2))
+    assert not store.journal_trouble, "the journal takes the groups again"
+    assert done(store, hand.flush)
+    assert not store.needs_rebuild
+    pending = [record.seq for record in store.pending(0, 1_000, 1 << 20)]
+    assert len(pending) == store.pending_count, (pending, store.pending_count)
+    tell("well")
+
+
+def done(store: Store, step: Callable[[], None]) -> bool:
+    """Do it as the device does (`disk.py`); False where the disk refuses. Anything else ends the process."""
+    try:
+        if store.needs_rebuild:
+            store.rebuild()
+        try:
+            step()
+        except BufferDamaged:
+            store.rebuild()
+            step()
+    except (DiskTrouble, BufferFull):
+        return False
+    return True
 
 
 class Failing:
@@ -223,7 +285,7 @@ class Failing:
 class Hand:
     """Does to a store what the diary says."""
 
-    def __init__(self, store: Store, diary: Diary, order: Order, clock: Clock) -> None:
+    def __init__(self, store: Store, diary: "Diary | Teller", order: Order, clock: Clock) -> None:
         self.store, self.diary, self.order, self.clock = store, diary, order, clock
         self.made = 0
 
@@ -273,7 +335,7 @@ class Hand:
         store_room.RECLAIM_FRACTION = usual
 
 
-ACTS = {"load": load, "limited": limited, "workload": workload}
+ACTS = {"load": load, "limited": limited, "workload": workload, "faults": faults}
 
 
 def main() -> None:

@@ -4,6 +4,8 @@
  * killed between a call and its note has not yet seen the call return. From the log a test builds what a power cut would
  * have left: what was synced, and any part of what was not. A note is: kind, length of the path, offset, length of the
  * data, path, data. Bytes written through a memory map are not seen (SQLite's -shm file, which no start ever reads).
+ *
+ * `keep_synced_fail` lets some of these calls fail instead, as on a disk that is full or read-only for a while.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,6 +33,26 @@ struct __attribute__((packed)) note {
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 static char folder[PATH_MAX];
 static int log_fd = -1;
+
+static long calls, fail_from = -1, fail_to = -1;
+static int fail_with;
+
+/* From now on count the calls; those from `from` on, `count` of them, fail with the error `problem`. */
+void keep_synced_fail(long from, long count, int problem) {
+    pthread_mutex_lock(&order);
+    calls = 0, fail_from = from, fail_to = from + count, fail_with = problem;
+    pthread_mutex_unlock(&order);
+}
+long keep_synced_calls(void) { return calls; }
+
+/* Whether this call is to fail. */
+static int refused(const char *name) {
+    if (!name || fail_from < 0) return 0;
+    long number = calls++;
+    if (number < fail_from || number >= fail_to) return 0;
+    errno = fail_with;
+    return 1;
+}
 
 #define REAL(name) ((__typeof__(&name))real(#name))
 static void *real(const char *name) {
@@ -94,7 +116,7 @@ static int open_noted(int at, const char *path, int flags, mode_t mode) {
     pthread_mutex_lock(&order);
     const char *name = flags & (O_CREAT | O_TRUNC) ? ours_at(at, path, room) : NULL;
     int there = name && fstatat(at, path, &before, 0) == 0;
-    int fd = REAL(openat)(at, path, flags, mode);
+    int fd = refused(name) ? -1 : REAL(openat)(at, path, flags, mode);
     int problem = errno;
     if (fd >= 0 && name && !there) put('c', name, 0, "", 0);
     if (fd >= 0 && name && there && flags & O_TRUNC) put('t', name, 0, "", 0);
@@ -131,15 +153,20 @@ static ssize_t wrote(int fd, const void *data, ssize_t done, int64_t offset) {
     return done;
 }
 
-#define LOCKED(type, call)           \
-    pthread_mutex_lock(&order);      \
-    type result = (call);            \
-    pthread_mutex_unlock(&order);    \
+#define LOCKED(type, name, call)                    \
+    char there[PATH_MAX];                           \
+    pthread_mutex_lock(&order);                     \
+    int armed = fail_from >= 0;                     \
+    type result = armed && refused(name) ? -1 : (call); \
+    int problem = errno;                            \
+    pthread_mutex_unlock(&order);                   \
+    errno = problem;                                \
     return result;
+#define FD ours_fd(fd, there)
 
-ssize_t write(int fd, const void *data, size_t bytes) { LOCKED(ssize_t, wrote(fd, data, REAL(write)(fd, data, bytes), -1)) }
-ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) { LOCKED(ssize_t, wrote(fd, data, REAL(pwrite)(fd, data, bytes, at), at)) }
-ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) { LOCKED(ssize_t, wrote(fd, data, REAL(pwrite64)(fd, data, bytes, at), at)) }
+ssize_t write(int fd, const void *data, size_t bytes) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(write)(fd, data, bytes), -1)) }
+ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(pwrite)(fd, data, bytes, at), at)) }
+ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(pwrite64)(fd, data, bytes, at), at)) }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     char room[PATH_MAX];
@@ -157,19 +184,19 @@ static int after_fd(char kind, int fd, int result, uint64_t offset) {
     return result;
 }
 
-int fsync(int fd) { LOCKED(int, after_fd('s', fd, REAL(fsync)(fd), 0)) }
-int fdatasync(int fd) { LOCKED(int, after_fd('s', fd, REAL(fdatasync)(fd), 0)) }
-int ftruncate(int fd, off_t size) { LOCKED(int, after_fd('t', fd, REAL(ftruncate)(fd, size), (uint64_t)size)) }
-int ftruncate64(int fd, off64_t size) { LOCKED(int, after_fd('t', fd, REAL(ftruncate64)(fd, size), (uint64_t)size)) }
+int fsync(int fd) { LOCKED(int, FD, after_fd('s', fd, REAL(fsync)(fd), 0)) }
+int fdatasync(int fd) { LOCKED(int, FD, after_fd('s', fd, REAL(fdatasync)(fd), 0)) }
+int ftruncate(int fd, off_t size) { LOCKED(int, FD, after_fd('t', fd, REAL(ftruncate)(fd, size), (uint64_t)size)) }
+int ftruncate64(int fd, off64_t size) { LOCKED(int, FD, after_fd('t', fd, REAL(ftruncate64)(fd, size), (uint64_t)size)) }
 
 static int grown(int fd, int result, uint64_t end) {
     struct stat now;
     return after_fd('t', fd, result, fstat(fd, &now) == 0 ? (uint64_t)now.st_size : end);
 }
-int fallocate(int fd, int how, off_t at, off_t bytes) { LOCKED(int, grown(fd, REAL(fallocate)(fd, how, at, bytes), (uint64_t)(at + bytes))) }
-int fallocate64(int fd, int how, off64_t at, off64_t bytes) { LOCKED(int, grown(fd, REAL(fallocate64)(fd, how, at, bytes), (uint64_t)(at + bytes))) }
-int posix_fallocate(int fd, off_t at, off_t bytes) { LOCKED(int, grown(fd, REAL(posix_fallocate)(fd, at, bytes), (uint64_t)(at + bytes))) }
-int posix_fallocate64(int fd, off64_t at, off64_t bytes) { LOCKED(int, grown(fd, REAL(posix_fallocate64)(fd, at, bytes), (uint64_t)(at + bytes))) }
+int fallocate(int fd, int how, off_t at, off_t bytes) { LOCKED(int, FD, grown(fd, REAL(fallocate)(fd, how, at, bytes), (uint64_t)(at + bytes))) }
+int fallocate64(int fd, int how, off64_t at, off64_t bytes) { LOCKED(int, FD, grown(fd, REAL(fallocate64)(fd, how, at, bytes), (uint64_t)(at + bytes))) }
+int posix_fallocate(int fd, off_t at, off_t bytes) { LOCKED(int, FD, grown(fd, REAL(posix_fallocate)(fd, at, bytes), (uint64_t)(at + bytes))) }
+int posix_fallocate64(int fd, off64_t at, off64_t bytes) { LOCKED(int, FD, grown(fd, REAL(posix_fallocate64)(fd, at, bytes), (uint64_t)(at + bytes))) }
 
 static int named(char kind, int at, const char *path, int result, const char *to) {
     char room[PATH_MAX], room_to[PATH_MAX];
@@ -182,11 +209,11 @@ static int named(char kind, int at, const char *path, int result, const char *to
     return result;
 }
 
-int unlink(const char *path) { LOCKED(int, named('u', AT_FDCWD, path, REAL(unlink)(path), NULL)) }
-int unlinkat(int at, const char *path, int flags) { LOCKED(int, named('u', at, path, REAL(unlinkat)(at, path, flags), NULL)) }
-int rmdir(const char *path) { LOCKED(int, named('u', AT_FDCWD, path, REAL(rmdir)(path), NULL)) }
-int mkdir(const char *path, mode_t mode) { LOCKED(int, named('m', AT_FDCWD, path, REAL(mkdir)(path, mode), NULL)) }
-int mkdirat(int at, const char *path, mode_t mode) { LOCKED(int, named('m', at, path, REAL(mkdirat)(at, path, mode), NULL)) }
-int rename(const char *from, const char *to) { LOCKED(int, named('r', AT_FDCWD, from, REAL(rename)(from, to), to)) }
-int renameat(int at, const char *from, int to_at, const char *to) { LOCKED(int, named('r', at, from, REAL(renameat)(at, from, to_at, to), to)) }
-int renameat2(int at, const char *from, int to_at, const char *to, unsigned flags) { LOCKED(int, named('r', at, from, REAL(renameat2)(at, from, to_at, to, flags), to)) }
+int unlink(const char *path) { LOCKED(int, ours_at(AT_FDCWD, path, there), named('u', AT_FDCWD, path, REAL(unlink)(path), NULL)) }
+int unlinkat(int at, const char *path, int flags) { LOCKED(int, ours_at(at, path, there), named('u', at, path, REAL(unlinkat)(at, path, flags), NULL)) }
+int rmdir(const char *path) { LOCKED(int, ours_at(AT_FDCWD, path, there), named('u', AT_FDCWD, path, REAL(rmdir)(path), NULL)) }
+int mkdir(const char *path, mode_t mode) { LOCKED(int, ours_at(AT_FDCWD, path, there), named('m', AT_FDCWD, path, REAL(mkdir)(path, mode), NULL)) }
+int mkdirat(int at, const char *path, mode_t mode) { LOCKED(int, ours_at(at, path, there), named('m', at, path, REAL(mkdirat)(at, path, mode), NULL)) }
+int rename(const char *from, const char *to) { LOCKED(int, ours_at(AT_FDCWD, from, there), named('r', AT_FDCWD, from, REAL(rename)(from, to), to)) }
+int renameat(int at, const char *from, int to_at, const char *to) { LOCKED(int, ours_at(at, from, there), named('r', at, from, REAL(renameat)(at, from, to_at, to), to)) }
+int renameat2(int at, const char *from, int to_at, const char *to, unsigned flags) { LOCKED(int, ours_at(at, from, there), named('r', at, from, REAL(renameat2)(at, from, to_at, to, flags), to)) }
