@@ -16,7 +16,8 @@ from tests.storage.test_kills import keep_books
 pytestmark = pytest.mark.process
 
 FAULTS = {
-    "one call finds no room": (errno.ENOSPC, 1, 1, ""),
+    "one call finds no room": (errno.ENOSPC, 1, 3, ""),
+    "one call finds no room, and the process is killed behind it": (errno.ENOSPC, 1, 1, "killed"),
     "read-only for a while": (errno.EROFS, 25, 5, ""),
     "no room for a while, as the database is replaced": (errno.ENOSPC, 5, 5, "database"),
 }
