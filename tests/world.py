@@ -132,6 +132,7 @@ class World:
     ids: Iterator[str] = attrs.Factory(lambda: iter(["stream", *(f"stream-{n}" for n in range(2, 100))]))
     device_wire: httpx.AsyncBaseTransport | None = None
     """What lies between the device and `wire`, where a test puts something there."""
+    key: ApiKey = attrs.Factory(ApiKey)
 
     def device(self, **knobs: Any) -> Any:
         """A device with the defaults of the documents; `knobs` are its settings."""
@@ -140,7 +141,7 @@ class World:
         timeout_s = settings.timeout_seconds
         endpoint = settings.cloud_logging_endpoint
         client = CloudClient(
-            endpoint, timeout_s=timeout_s, key=ApiKey(), run_sync=run_inline, transport=self.device_wire or self.wire
+            endpoint, timeout_s=timeout_s, key=self.key, run_sync=run_inline, transport=self.device_wire or self.wire
         )
         ports = Ports(
             now=now,
