@@ -39,6 +39,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actors.handle import CallTooLarge
     from actors.loading import load_settings
     from actors.messages import PipelineClosed, Receipt
     from actors.pipeline import Pipeline, Ports, open_pipeline
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from cloud.wire import Detection, Prediction, WireError
 
 _ROOMS = {
+    "CallTooLarge": "actors.handle",
     "CallableDetector": "actors.ports.detectors",
     "Detection": "cloud.wire",
     "Pipeline": "actors.pipeline",
@@ -63,6 +65,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "CallTooLarge",
     "CallableDetector",
     "Detection",
     "Pipeline",

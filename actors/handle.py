@@ -34,6 +34,15 @@ Control: TypeAlias = PageRequest | Outcome | Chore
 """What reaches the owner of the disk beside what asks to be made durable."""
 
 
+CALL_PART = 8
+"""One call may take an eighth of BUFFER_MAX_SIZE_MB: on its way into SQLite a prediction lies on the disk three times,
+and a group of other callers may come with it."""
+
+
+class CallTooLarge(ValueError):
+    """So many predictions in one call may never find room; nothing of it was accepted."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class Pipeline:
     """A running device. Made by `open_pipeline`."""
@@ -67,10 +76,20 @@ class Pipeline:
         return (await self.log_many((prediction,)))[0]
 
     async def log_many(self, predictions: Sequence[Prediction]) -> tuple[Receipt, ...]:
-        """`log` of several predictions, which share one fsync; all are checked before any is accepted."""
+        """`log` of several predictions, which share one fsync; all are checked before any is accepted.
+
+        Raises `CallTooLarge` beside what `log` raises: their JSON may be an eighth of BUFFER_MAX_SIZE_MB at most.
+        """
         entries = tuple([Entry(one.image_id, one.timestamp, encode_prediction(one)) for one in predictions])
         if not entries:
             return ()
+        mib_max = self.settings.buffer_max_size_mb
+        size = sum([len(entry.body) for entry in entries])
+        if size > mib_max * 2**20 // CALL_PART:
+            raise CallTooLarge(
+                f"log_many: {size} bytes in one call; no more than an eighth of BUFFER_MAX_SIZE_MB={mib_max} is sure to"
+                " find room: log them in several calls, or set more"
+            )
         reply = Reply[tuple[Receipt, ...]]()
         self._waiting[reply] = ()
         try:

@@ -27,8 +27,8 @@ import attrs
 
 from chaos.sim.coverage import MUST
 from chaos.sim.plan import Fault, Plan
-from chaos.sim.shrink import shrink
-from chaos.sim.world import Summary, run_plan
+from chaos.sim.shrink import first_cause, shrink
+from chaos.sim.world import ENDS, Summary, run_plan
 
 CHUNK_SEEDS = 10
 """How many seeds a job takes at once."""
@@ -57,20 +57,18 @@ def one(given: argparse.Namespace) -> int:
     print(plan)
     try:
         summary = run_plan(plan, told=print)
-    except BaseExceptionGroup as group:
-        report(plan, group)
+    except ENDS as error:
+        report(plan, error)
         return 1
     print(f"trace {summary.trace}")
     return 0
 
 
-def report(plan: Plan, error: BaseException) -> None:
+def report(plan: Plan, error: Exception) -> None:
     """What somebody needs who wants to see it again."""
-    while isinstance(error, BaseExceptionGroup):
-        if hasattr(error, "__notes__"):
-            print("\n".join(error.__notes__))
-        error = error.exceptions[0]
-    print(f"\nseed {plan.seed} at {commit()}: {type(error).__name__}: {error}")
+    print("\n".join(getattr(error, "__notes__", ())))
+    cause = first_cause(error)
+    print(f"\nseed {plan.seed} at {commit()}: {type(cause).__name__}: {cause}")
 
 
 def commit() -> str:
@@ -89,8 +87,8 @@ def run_chunk(seeds: tuple[int, ...]) -> tuple[Summary, int | None]:
     for seed in seeds:
         try:
             total.add(run_plan(Plan.of(seed)))
-        except BaseExceptionGroup as group:
-            report(Plan.of(seed), group)
+        except ENDS as error:
+            report(Plan.of(seed), error)
             return total, seed
     return total, None
 

@@ -10,12 +10,13 @@ import pytest
 import trio
 
 from actors import batcher, connectivity, monitor, recovery, uplink
+from actors.handle import CallTooLarge
 from actors.messages import LinkState, PipelineClosed, Receipt
 from actors.pipeline import RECOVERY_JITTER_S, Pipeline
 from actors.ports.frames import FrameUnreadable
 from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked
 from actors.ports.store import Store
-from cloud.wire import WireError
+from cloud.wire import Detection, Prediction, WireError
 from tests.world import DEVICE, HALF, World, open_world, prediction, predictions
 
 FLUSH_RESERVE_S = 3.0
@@ -145,6 +146,22 @@ async def test_many_share_one_fsync(world, autojump_clock):
         assert world.syncs.count == before + 1
         assert [receipt.seq for receipt in receipts] == list(range(2, 102))
         assert await device.log_many([]) == ()
+
+
+async def test_a_call_that_can_never_fit_is_refused_at_once_and_names_the_setting(world, autojump_clock):
+    many = [large_prediction(number) for number in range(45)]
+    async with world.device(buffer_max_size_mb=16) as device:
+        with trio.fail_after(1), pytest.raises(CallTooLarge, match=r"BUFFER_MAX_SIZE_MB=16\b.*several calls"):
+            await device.log_many(many)
+        assert device.status()["last_seq"] == 0
+        with trio.fail_after(1):
+            receipts = await device.log_many(many[:9])
+        assert [receipt.seq for receipt in receipts] == list(range(1, 10))
+
+
+def large_prediction(number: int) -> Prediction:
+    """One of some 120 KB."""
+    return prediction(number, detections=(Detection("scratch", 0.25, (1.0, 2.0, 3.0, 4.0)),) * 1_900)
 
 
 async def test_a_bad_prediction_is_refused_by_name_and_its_group_with_it(world, autojump_clock):

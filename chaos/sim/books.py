@@ -20,6 +20,10 @@ class Violation(AssertionError):
     """The system broke a guarantee."""
 
 
+class Crash(Violation):
+    """The process ended with an error that nobody expected."""
+
+
 @attrs.define
 class Made:
     """A prediction, and what its caller heard of it."""

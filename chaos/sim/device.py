@@ -13,7 +13,7 @@ from actors.ports.lane import run_inline
 from actors.ports.store import Store
 from actors.settings import Settings, WhenFull
 from chaos.sim import damage
-from chaos.sim.books import Violation
+from chaos.sim.books import Crash, Violation
 from chaos.sim.callers import log_for_ever, log_once
 from chaos.sim.coverage import speaker
 from chaos.sim.host import Host
@@ -89,7 +89,7 @@ class Device:
             except* Violation:
                 raise
             except* Exception as group:
-                raise Violation(f"G5: the process of {host.name} crashed: {group.exceptions!r}") from group
+                raise Crash(f"G5: the process of {host.name} crashed: {group.exceptions!r}") from group
         host.drive.fatal_in = None
         self._bury(life)
         if host.drive.passed_by > CAP_SLACK * host.drive.bytes_max:

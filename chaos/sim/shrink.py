@@ -6,29 +6,31 @@ import attrs
 
 from chaos.sim.books import Violation
 from chaos.sim.plan import Plan
-from chaos.sim.world import run_plan
+from chaos.sim.world import ENDS, run_plan
 
 FAULTS_S_MIN = 2.0
 
 
-def fails(plan: Plan) -> str:
-    """What the plan violates; empty if nothing."""
+def failure(plan: Plan) -> Exception | None:
+    """What ends the plan's run before its end; None if nothing does."""
     try:
         run_plan(plan)
-    except BaseExceptionGroup as group:
-        return _first(group)
-    except Violation as violation:
-        return str(violation)
-    return ""
+    except ENDS as error:
+        return first_cause(error)
+    return None
 
 
-def _first(error: BaseException) -> str:
-    """The first cause in a group, in one line; an interrupt goes on."""
-    while isinstance(error, BaseExceptionGroup):
+def fails(plan: Plan) -> str:
+    """The same in a line; empty if nothing."""
+    error = failure(plan)
+    return "" if error is None else str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
+
+
+def first_cause(error: Exception) -> Exception:
+    """Of a group, what came first."""
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    return f"{error}" if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
+    return error
 
 
 def smaller(plan: Plan) -> Iterator[Plan]:

@@ -30,6 +30,8 @@ from chaos.sim.sqlite_calls import sqlite_intercepted
 LAST_EVENTS = 40
 DEADLINE_S = 4_000.0
 """No run lasts longer: what hangs is found by the clock."""
+ENDS = (ExceptionGroup, Violation, trio.TooSlowError)
+"""What a run may raise that does not reach its end."""
 
 
 @attrs.define
