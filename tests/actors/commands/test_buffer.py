@@ -1,5 +1,6 @@
 """`app.py buffer …` without a device: what each command does, says, and refuses."""
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -10,7 +11,6 @@ import pytest
 
 from actors.commands.buffer_change import parse_since
 from actors.commands.options import Problem
-from actors.ports.opening import lock
 from tests.commands_world import SENT_AT, Shell, make_buffer
 
 PENDING = {4: "pending", 5: "pending", 6: "pending"}
@@ -223,10 +223,17 @@ def test_what_is_no_buffer_is_told_and_left_alone(shell, folder, command):
     assert (folder / "other.db").read_bytes() == before
 
 
+def locked_by_somebody(db_path: Path) -> int:
+    """The lock as another process holds it: the buffer is closed to us until this is closed."""
+    held = os.open(db_path.with_name("buffer.db.lock"), os.O_CREAT | os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
 @pytest.mark.parametrize("command", CHANGES)
 def test_a_buffer_that_another_program_has_open_is_left_alone(shell, command, monkeypatch):
     monkeypatch.setattr("actors.ports.owner.DOOR_PATIENCE_S", 0.0)
-    held = lock(shell.db_path.with_name("buffer.db.lock"))
+    held = locked_by_somebody(shell.db_path)
     try:
         said = shell.refused("buffer", *command)
     finally:
@@ -236,7 +243,7 @@ def test_a_buffer_that_another_program_has_open_is_left_alone(shell, command, mo
 
 
 def test_looking_needs_no_lock(shell):
-    held = lock(shell.db_path.with_name("buffer.db.lock"))
+    held = locked_by_somebody(shell.db_path)
     try:
         assert shell.json("buffer", "stats")["pending"] == 3
     finally:
