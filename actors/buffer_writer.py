@@ -279,6 +279,8 @@ class _Desk:
                     await trio.lowlevel.checkpoint()
                 await self.write_outcomes()
                 await self.save_tail()
+                if self.full and await self.disk.do(Store.has_room):  # nobody may have asked for any since
+                    self.full = False
                 if not self.full:
                     self.in_trouble("")
                 seen = await self.disk.do(Store.books)

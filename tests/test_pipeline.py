@@ -16,6 +16,7 @@ from actors.pipeline import RECOVERY_JITTER_S, Pipeline
 from actors.ports.frames import FrameUnreadable
 from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked
 from actors.ports.store import Store
+from actors.settings import WhenFull
 from cloud.wire import Detection, Prediction, WireError
 from tests.world import DEVICE, HALF, World, open_world, prediction, predictions
 
@@ -252,6 +253,20 @@ async def test_who_waits_for_room_is_told_at_the_end_that_nothing_was_accepted(w
         assert trio.current_time() == 3.0 + 5.0 - 2.5, "half of a short grace is kept for the disk"
     assert sorted(told) == list(range(100))
     assert world.rows() == {}
+
+
+async def test_full_is_no_longer_said_once_there_is_room_though_nobody_asks_for_it(world, autojump_clock, monkeypatch):
+    def full(store: Store, entries: Any) -> Any:
+        raise BufferFull("no room")
+
+    async with world.device(buffer_when_full=WhenFull.DROP_NEWEST) as device:
+        await until(0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "accept_in_journal", full)
+            assert not (await device.log(prediction())).accepted
+        assert "no room" in device.status()["trouble"]
+        await until(2.5)
+        assert device.status()["trouble"] == ""
 
 
 async def test_who_waits_for_an_image_is_told_at_the_end(world, autojump_clock, monkeypatch):

@@ -33,6 +33,12 @@ def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
     assert len(met) > 0.8 * len(Fault), "what is never met proves nothing"
 
 
+@pytest.mark.parametrize("seed", [70, 175])
+def test_seed_that_once_failed_holds(seed):
+    """What memory had kept was evicted later, by policy; a buffer with room again said that it was full."""
+    assert run_plan(Plan.of(seed)).accepted > 0
+
+
 def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
     def trace(hash_seed: str) -> str:
         done = subprocess.run(

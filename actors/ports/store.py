@@ -263,10 +263,7 @@ class Store:
         return False
 
     def _reclaim(self, now: float) -> bool:
-        """Give up sent rows for space, whatever their age, and what the journal no longer needs to hold.
-
-        Where no sent row is left, what was set aside goes: it is worth less than the next prediction.
-        """
+        """Give sent rows up, of any age; where none is left, what was set aside: worth less than what comes."""
         self._flush()
         self._front.end_segment()
         gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=now + DAY_S)
@@ -324,6 +321,10 @@ class Store:
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
         return done
+
+    def has_room(self) -> bool:
+        """Whether as much as the last accept asked for would be taken now."""
+        return self.size_bytes() + self._front.held.asked_bytes <= self._options.accept_bytes_max
 
     def size_bytes(self) -> int:
         """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
