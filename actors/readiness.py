@@ -11,6 +11,8 @@ LOOP_SILENCE_S = 15.0
 STUCK_S = 60.0
 """So long nothing may move while it could, on top of what one batch may take to close and to be answered."""
 
+MODEL_MISSING = "the model is not loaded yet"
+
 
 @attrs.frozen(kw_only=True)
 class Bounds:
@@ -48,7 +50,7 @@ def unready(books: Books, link: Link, vision: Vision, pulse: Pulse, *, bounds: B
     """Why this device does not do its work. A link that is down is no reason: that is what the buffer is for."""
     found = []
     if bounds.model_wanted and not vision.model_version:
-        found.append("the model is not loaded yet")
+        found.append(MODEL_MISSING)
     if not books.stream_id:
         found.append("the buffer is not open")
     if books.trouble:

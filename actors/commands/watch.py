@@ -20,6 +20,7 @@ from rich.text import Text
 from actors.commands.options import fail, with_settings
 from actors.commands.status import ask
 from actors.commands.words import bar, count, duration, size
+from actors.readiness import MODEL_MISSING
 from actors.settings import Settings
 
 LOOK_EVERY_S = 1.0
@@ -180,7 +181,7 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     said.append(f" for {duration(link['for_s'])}", style="default")
     if link["reason"] and not found["is_connected"]:
         said.append(f": {link['reason']}", style="dim")
-    model = f"{found['model']} {found['model_version']}" if found["model_version"] else "loading"
+    model = f"{found['model']} {found['model_version']}" if found["model_version"] else _no_model(found)
     vision = f"{found['frames_per_s']:.1f} frames/s   {found['inference_ms']:.1f} ms each   model {model}"
     waiting = count(found["pending"])
     if found["oldest_pending_age_s"] is not None:
@@ -193,6 +194,10 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     rows.append(("disk", _disk(found, bar_chars)))
     rows.append(("last error", Text(found["last_error"] or "none")))
     return rows
+
+
+def _no_model(found: Found) -> str:
+    return "loading" if MODEL_MISSING in found["unready"] else "none"
 
 
 def _drain(view: View, bar_chars: int) -> Text:
@@ -211,7 +216,10 @@ def _disk(found: Found, bar_chars: int) -> Text:
     part = found["capacity_percent"] / 100
     text = Text(bar(part, bar_chars), style="red" if part > 0.9 else "yellow" if part > 0.75 else "green")
     used, cap = (size(found[name] * 2**20) for name in ("size_mb", "capacity_mb"))
-    text.append(f" {found['capacity_percent']:3.0f} %  {used} of {cap}", style="default")
+    text.append(f" {found['capacity_percent']:3.0f} %", style="default")
+    # Where there is no room for both, how long it lasts matters more than how many bytes that is.
+    if bar_chars > BAR_CHARS_NARROW or found["full_in_s"] is None:
+        text.append(f"  {used} of {cap}", style="default")
     if found["full_in_s"] is not None:
         text.append(f"  full in {duration(found['full_in_s'])}", style="yellow")
     return text

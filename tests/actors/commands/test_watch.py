@@ -15,7 +15,7 @@ from rich.console import Console
 
 from actors.alerts import ALERTS
 from actors.commands.watch import View, follow, line, screen
-from actors.readiness import Bounds
+from actors.readiness import MODEL_MISSING, Bounds
 from actors.status import Cells, status_of
 from tests.commands_world import Shell
 
@@ -80,6 +80,17 @@ def test_it_fits_whatever_happens(width, height):
         lines = shown(view, width, height)
         assert len(lines) <= height - 1
         assert max(len(text) for text in lines) <= width
+
+
+def test_a_narrow_terminal_still_says_how_long_the_disk_lasts():
+    (disk,) = (text for text in shown(View(BUSY), 60, 20) if text.startswith("disk"))
+    assert disk.rstrip().split("  ")[-1] == "full in 2 h 10 min"
+
+
+def test_a_device_without_sources_is_not_said_to_load_a_model_for_ever():
+    assert "model none" in "\n".join(shown(View(found())))
+    waits = found(ready=False, unready=[MODEL_MISSING])
+    assert "model loading" in "\n".join(shown(View(waits)))
 
 
 def test_a_silent_device_is_told_and_its_last_figures_stay():
