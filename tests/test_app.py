@@ -17,8 +17,8 @@ import attrs
 import httpx
 import pytest
 
-from actors.ports.opening import lock
 from actors.status import Status
+from tests.places import locked_by_somebody
 
 APP = Path(__file__).parents[1] / "app.py"
 PATIENCE_S = 60.0
@@ -68,7 +68,8 @@ def test_missing_model_is_named_with_the_remedy(tmp_path):
 @pytest.mark.process
 def test_buffer_in_use_names_the_process_that_has_it(tmp_path):
     path = tmp_path / "device" / "buffer.db"
-    held = lock(path.with_name("buffer.db.lock"))
+    path.parent.mkdir()
+    held = locked_by_somebody(path)
     try:
         said = refused(tmp_path)
     finally:

@@ -1,6 +1,5 @@
 """`app.py buffer …` without a device: what each command does, says, and refuses."""
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -12,6 +11,7 @@ import pytest
 from actors.commands.buffer_change import parse_since
 from actors.commands.options import Problem
 from tests.commands_world import SENT_AT, Shell, make_buffer
+from tests.places import locked_by_somebody
 
 PENDING = {4: "pending", 5: "pending", 6: "pending"}
 
@@ -221,13 +221,6 @@ def test_what_is_no_buffer_is_told_and_left_alone(shell, folder, command):
     before = (folder / "other.db").read_bytes()
     assert "other.db" in shell.refused("buffer", *command, "--buffer-db-path", folder / "other.db")
     assert (folder / "other.db").read_bytes() == before
-
-
-def locked_by_somebody(db_path: Path) -> int:
-    """The lock as another process holds it: the buffer is closed to us until this is closed."""
-    held = os.open(db_path.with_name("buffer.db.lock"), os.O_CREAT | os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    return held
 
 
 @pytest.mark.parametrize("command", CHANGES)
