@@ -1,4 +1,4 @@
-"""What a check of `doctor` finds."""
+"""What a check of `doctor` finds, and that a slow one has begun."""
 
 import enum
 
@@ -23,6 +23,17 @@ class Check:
     verdict: Verdict
     seen: str
     remedy: str = ""
+
+
+@attrs.frozen
+class Begun:
+    """A check that may take long has begun: what is said meanwhile, and after how long it is given up."""
+
+    name: str
+    limit_s: float
+
+
+Step = Check | Begun
 
 
 def ok(name: str, seen: str) -> Check:

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 import trio
 
 from actors import fitting
-from actors.commands.checks import Check, failed, ok, warn
+from actors.commands import checks_tls
+from actors.commands.checks import Check, Verdict, failed, ok, warn
+from actors.commands.checks_tls import ENDPOINT
 from actors.commands.words import duration, moment
 from actors.ports.client import CloudAnswer, Unreachable
 from actors.ports.lane import thread_lane
@@ -21,7 +23,6 @@ CONNECT_S = 10.0
 SKEW_MAX_S = 60.0
 EARLIEST = 1_735_689_600.0
 """The first of January 2025: a clock before it was never set."""
-ENDPOINT = "CLOUD_LOGGING_ENDPOINT"
 
 
 async def cloud(settings: Settings, runs: bool) -> AsyncIterator[Check]:
@@ -49,23 +50,25 @@ async def cloud(settings: Settings, runs: bool) -> AsyncIterator[Check]:
         yield failed("connection", f"{host}:{port}: {why(exc)}", "does the cloud run, and no firewall stand between?")
         return
     yield ok("connection", f"{host}:{port} takes connections")
-    async for check in _ask(settings, secure=parts.scheme == "https"):
+    if parts.scheme == "https":
+        tls = await checks_tls.certificate(settings, host, port, within_s=CONNECT_S)
+        if tls.verdict is Verdict.FAIL:
+            yield tls
+            return
+    else:
+        tls = warn("tls", "http: key and predictions can be read on the way", f"use https in {ENDPOINT}")
+    async for check in _ask(settings, tls, secure=parts.scheme == "https"):
         yield check
 
 
-async def _ask(settings: Settings, *, secure: bool) -> AsyncIterator[Check]:
+async def _ask(settings: Settings, tls: Check, *, secure: bool) -> AsyncIterator[Check]:
     async with fitting.client(settings, thread_lane()) as client:
         try:
             answer = await client.probe(timeout_s=CONNECT_S)
         except Unreachable as exc:
-            name = "tls" if secure and ("SSL" in exc.reason or "certificate" in exc.reason.lower()) else "cloud"
-            remedy = "is the certificate valid, and its issuer known here?" if name == "tls" else f"see {ENDPOINT}"
-            yield failed(name, exc.reason, remedy)
+            yield checks_tls.hung_up(exc.reason, settings) if secure else failed("cloud", exc.reason, f"see {ENDPOINT}")
             return
-        if secure:
-            yield ok("tls", "the certificate is good")
-        else:
-            yield warn("tls", "http: key and predictions can be read on the way", f"use https in {ENDPOINT}")
+        yield tls
         yield contract(answer, settings.cloud_logging_endpoint)
         if "date" in answer.headers:
             yield skew(answer.headers["date"], time.time())

@@ -5,12 +5,14 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
-from actors.commands.checks import Check, failed, ok, warn
+from actors.commands.checks import Check, Verdict, failed, ok, warn
 from actors.commands.words import count, size
 from actors.ports.account import NoBooks
 from actors.ports.reading import open_reading
@@ -22,29 +24,41 @@ SYNC_SLOW_S = 0.05
 FREE_MIN_BYTES = 64 * 2**20
 FAILED_MAX = 100
 
+Found = TypeVar("Found")
+
 
 async def disk(settings: Settings, runs: bool) -> AsyncIterator[Check]:
-    """All of them. Nothing but a small file in the folder is written, and that is removed."""
+    """All of them, each in a thread: a disk that hangs holds up nothing but its line.
+
+    Nothing but a small file in the folder is written, and that is removed.
+    """
     folder = settings.buffer_db_path.parent
-    there = nearest(folder)
-    if not os.access(there, os.W_OK | os.X_OK):
-        yield failed("folder", f"{folder}: this user may not write in {there}", _RIGHTS)
+    there, rights = await _aside(partial(place, folder))
+    yield rights
+    if rights.verdict is Verdict.FAIL:
         return
-    state = "" if folder.is_dir() else ", made at the first start"
-    yield ok("folder", f"{folder} is writable{state}")
-    if folder.is_dir():
-        yield permissions(folder)
-    yield room(there, settings)
-    yield await trio.to_thread.run_sync(sync_speed, there, abandon_on_cancel=True)
-    yield await trio.to_thread.run_sync(books, settings, runs, abandon_on_cancel=True)
+    if there == folder:
+        yield await _aside(partial(permissions, folder))
+    yield await _aside(partial(room, there, settings))
+    yield await _aside(partial(sync_speed, there))
+    yield await _aside(partial(books, settings, runs))
+
+
+async def _aside(work: Callable[[], Found]) -> Found:
+    """In a thread that is left behind if it never comes back."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+
+def place(folder: Path) -> tuple[Path, Check]:
+    """The folder itself, or the one above it that is there, and whether this user may write in it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return there, failed("folder", f"{folder}: this user may not write in {there}", _RIGHTS)
+    state = "" if there == folder else ", made at the first start"
+    return there, ok("folder", f"{folder} is writable{state}")
 
 
 _RIGHTS = "give the folder to the user that the device runs as, or set BUFFER_DB_PATH"
-
-
-def nearest(folder: Path) -> Path:
-    """The folder itself, or the one above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def permissions(folder: Path) -> Check:

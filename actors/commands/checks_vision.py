@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import trio
 
 from actors import fitting
-from actors.commands.checks import Check, failed, ok, warn
+from actors.commands.checks import Begun, Check, Step, failed, ok, warn
 from actors.ports.detector import DetectorError
 from actors.ports.frames import (
     Frame,
@@ -24,21 +24,23 @@ MODEL_S = 90.0
 SOURCE_S = 10.0
 
 
-async def vision(settings: Settings, runs: bool) -> AsyncIterator[Check]:
+async def vision(settings: Settings, runs: bool) -> AsyncIterator[Step]:
     """All of them, or that the running device has it in hand."""
     if runs:
         yield ok("vision", "model and cameras are left to the running device; `app.py status` says how they are")
         return
     yield port(settings.status_bind)
+    yield Begun("model", MODEL_S)
     yield await model(settings)
     try:
-        sources = fitting.sources(settings, time.time)
+        sources = await trio.to_thread.run_sync(fitting.sources, settings, time.time, abandon_on_cancel=True)
     except SourcesWrong as exc:
         yield failed("sources", str(exc), "mend SOURCES")
         return
     if not sources:
         yield warn("sources", "none", "set SOURCES, unless a program logs predictions of its own")
     for source in sources:
+        yield Begun(f"source {source.name}", SOURCE_S)
         yield await look(source)
 
 
@@ -47,7 +49,7 @@ async def model(settings: Settings) -> Check:
     began = time.monotonic()
     with trio.move_on_after(MODEL_S):
         try:
-            detector = fitting.detector(settings)
+            detector = await trio.to_thread.run_sync(fitting.detector, settings, abandon_on_cancel=True)
             await trio.to_thread.run_sync(detector.load, abandon_on_cancel=True)
         except (DetectorError, LibraryMissing) as exc:
             return failed("model", str(exc), "see MODEL_PATH and DETECTOR")

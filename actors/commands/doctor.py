@@ -1,17 +1,19 @@
 """`doctor`: is all there that the device needs? One line each: ok, warn or fail, what was seen, and the remedy."""
 
+import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import click
 import trio
 
 from actors.commands import checks_cloud, checks_disk, checks_vision
-from actors.commands.checks import Check, Verdict, failed
+from actors.commands.checks import Begun, Check, Step, Verdict, failed, ok, warn
 from actors.commands.options import SettingsCommand, find_config, json_option, settings_flags
 from actors.loading import load_settings
 from actors.ports.owner import NoDoor, door
@@ -20,13 +22,20 @@ from actors.settings import Settings, SettingsError
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.WARN: ("warn", "yellow"), Verdict.FAIL: ("FAIL", "red")}
 NAME_CHARS = 12
 
-Group = Callable[[Settings, bool], AsyncIterator[Check]]
+Found = TypeVar("Found")
+Tell = Callable[[Check], None]
+Remind = Callable[[str], None]
+Group = Callable[[Settings, bool], AsyncIterator[Step]]
 GROUPS: tuple[tuple[str, Group, float], ...] = (
-    ("disk", checks_disk.disk, 30.0),
-    ("cloud", checks_cloud.cloud, 60.0),
+    ("disk", checks_disk.disk, 20.0),
+    ("cloud", checks_cloud.cloud, 50.0),
     ("vision", checks_vision.vision, 150.0),
 )
 """The groups of checks, and what each may take in seconds; what is not done by then is told as failed."""
+FIRST_S = 10.0
+"""What reading the settings may take, and what asking a running device may."""
+REMIND_S = 5.0
+"""How often stderr says what is being waited for."""
 
 
 @click.command(cls=SettingsCommand)
@@ -36,7 +45,7 @@ def doctor(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     """Check everything that the device needs, and say what to do where something is missing.
 
     Safe beside a running device: then the model and the cameras are left to it. Exit code 1 if anything fails;
-    a warning is none. It ends within four minutes, whatever hangs.
+    a warning is none. It ends within four minutes, whatever hangs; stderr says what is being waited for.
     """
     found: list[Check] = []
 
@@ -45,7 +54,10 @@ def doctor(config: Path | None, *, as_json: bool, **flags: Any) -> None:
         if not as_json:
             click.echo("\n".join(lines_of(check)))
 
-    trio.run(examine, config, flags, tell)
+    def remind(sentence: str) -> None:
+        click.echo(sentence, err=True)
+
+    trio.run(examine, config, flags, tell, remind)
     fails = sum(check.verdict is Verdict.FAIL for check in found)
     warns = sum(check.verdict is Verdict.WARN for check in found)
     if as_json:
@@ -55,30 +67,70 @@ def doctor(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     raise SystemExit(1 if fails else 0)
 
 
-async def examine(config: Path | None, flags: dict[str, Any], tell: Callable[[Check], None]) -> None:
+async def examine(config: Path | None, flags: dict[str, Any], tell: Tell, remind: Remind) -> None:
     """Settings first; without them there is nothing to check."""
-    try:
-        settings = load_settings(os.environ, find_config(config), flags)
-    except SettingsError as exc:
-        for problem in exc.problems:
-            tell(Check("settings", Verdict.FAIL, problem, "mend the value where it stands, or take it out"))
+    settings = await first(Begun("settings", FIRST_S), partial(read, config, flags), remind)
+    if not isinstance(settings, Settings):
+        problems = settings.problems if settings else (f"not read within {FIRST_S:g} s: does their disk hang?",)
+        for problem in problems:
+            tell(failed("settings", problem, "mend the value where it stands, or take it out"))
         return
     source = find_config(config)
-    tell(Check("settings", Verdict.OK, f"{len(settings.origins)} set, {source or 'no TOML file'}"))
+    tell(ok("settings", f"{len(settings.origins)} set, {source or 'no TOML file'}"))
     for warning in settings.warnings:
-        tell(Check("settings", Verdict.WARN, warning, "mend the name, or take it out"))
-    runs = await trio.to_thread.run_sync(device_runs, settings)
+        tell(warn("settings", warning, "mend the name, or take it out"))
+    runs = await first(Begun("device", FIRST_S), partial(device_runs, settings), remind)
+    if runs is None:
+        seen = f"one has this buffer, but says nothing within {FIRST_S:g} s"
+        tell(failed("device", seen, "see its log; kill -9 costs nothing that it accepted, then start it again"))
     for name, group, limit_s in GROUPS:
-        await bounded(name, group(settings, runs), tell, limit_s)
+        await bounded(Begun(name, limit_s), group(settings, runs is not False), tell, remind)
 
 
-async def bounded(name: str, checks: AsyncIterator[Check], tell: Callable[[Check], None], limit_s: float) -> None:
-    """Tell of each check as it is done; a group that hangs is given up after `limit_s`."""
-    with trio.move_on_after(limit_s) as scope:
-        async for check in checks:
-            tell(check)
+async def first(begun: Begun, work: Callable[[], Found], remind: Remind) -> Found | None:
+    """What comes of it in a thread; None if it is not done in its time."""
+    with trio.move_on_after(begun.limit_s):
+        return await reminded(begun, partial(trio.to_thread.run_sync, work, abandon_on_cancel=True), remind)
+    return None
+
+
+async def bounded(group: Begun, steps: AsyncIterator[Step], tell: Tell, remind: Remind) -> None:
+    """Tell of each check as it is done; a group that hangs is given up after its time."""
+    begun = group
+    with trio.move_on_after(group.limit_s) as scope:
+        while step := await reminded(begun, partial(anext, steps, None), remind):
+            if isinstance(step, Check):
+                tell(step)
+            begun = step if isinstance(step, Begun) else group
     if scope.cancelled_caught:
-        tell(failed(name, f"no result within {limit_s:g} s", "something hangs; the line before says how far it came"))
+        tell(
+            failed(
+                begun.name, f"no result within {group.limit_s:g} s", "it hangs; the line before says how far it came"
+            )
+        )
+
+
+async def reminded(begun: Begun, work: Callable[[], Awaitable[Found]], remind: Remind) -> Found:
+    """What comes of it; meanwhile a person hears now and then what is being waited for."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_remind, begun, remind)
+        found = await work()
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _remind(begun: Begun, remind: Remind) -> None:
+    for round_ in itertools.count(1):
+        await trio.sleep(REMIND_S)
+        remind(f"      {begun.name}: for {round_ * REMIND_S:g} s now; given up after {begun.limit_s:g} s")
+
+
+def read(config: Path | None, flags: dict[str, Any]) -> Settings | SettingsError:
+    """The settings, or all that is wrong with them."""
+    try:
+        return load_settings(os.environ, find_config(config), flags)
+    except SettingsError as exc:
+        return exc
 
 
 def device_runs(settings: Settings) -> bool:

@@ -89,18 +89,22 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
+def fault(error: BaseException) -> ssl.SSLError | None:
+    """The TLS error behind a failed connection, if there is one."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
+
+
 def explain(error: BaseException) -> str | None:
     """What lies behind a failed connection, where it is TLS or the name, in words for a log; else None."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the cloud's certificate is not trusted: {cause.verify_message}".rstrip(".")
-        if isinstance(cause, ssl.SSLError):
-            reason = (cause.reason or "handshake failed").replace("_", " ").lower()
-            shown = " (is CLOUD_TLS_CERT_FILE the one it expects?)" if "certificate" in reason else ""
-            return f"TLS: {reason}{shown}"
-        if isinstance(cause, socket.gaierror):
-            return f"the name of the cloud can't be resolved: {cause.strerror}"
-    return None
+    tls = fault(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return f"the cloud's certificate is not trusted: {tls.verify_message}".rstrip(".")
+    if tls is not None:
+        reason = (tls.reason or "handshake failed").replace("_", " ").lower()
+        shown = " (is CLOUD_TLS_CERT_FILE the one it expects?)" if "certificate" in reason else ""
+        return f"TLS: {reason}{shown}"
+    name = next((cause for cause in _causes(error) if isinstance(cause, socket.gaierror)), None)
+    return None if name is None else f"the name of the cloud can't be resolved: {name.strerror}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -2,11 +2,15 @@
 
 import json
 import socket
+import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 from hypercorn.config import Config
@@ -14,10 +18,11 @@ from hypercorn.trio import serve
 from quart import Response
 from quart_trio import QuartTrio
 
-from actors.commands import checks_cloud, checks_vision
-from actors.commands.checks import Verdict
+from actors.commands import checks_cloud, checks_vision, doctor
+from actors.commands.checks import Begun, Check, Step, Verdict, ok
 from actors.commands.checks_cloud import EARLIEST, contract, key, skew, why
 from actors.commands.checks_disk import permissions
+from actors.commands.doctor import FIRST_S, REMIND_S
 from actors.ports.client import CloudAnswer
 from actors.ports.detector import DetectorError
 from actors.settings import Settings
@@ -205,3 +210,87 @@ def test_permissions_name_the_remedy(tmp_path):
     assert permissions(tmp_path).remedy == f"chmod 700 {tmp_path}"
     tmp_path.chmod(0o700)
     assert permissions(tmp_path).verdict is Verdict.OK
+
+
+# --- whatever hangs
+
+
+def hangs(name: str, *, told: bool) -> Callable[[Settings, bool], AsyncIterator[Step]]:
+    async def group(_: Settings, __: bool) -> AsyncIterator[Step]:
+        yield ok(f"{name} 1", "went well")
+        if told:
+            yield Begun(f"{name} 2", 90.0)
+        await trio.sleep_forever()
+
+    return group
+
+
+async def test_it_ends_within_four_minutes_whatever_hangs_and_says_on_what_it_waits(monkeypatch, autojump_clock):
+    groups = [(name, hangs(name, told=name == "vision"), limit_s) for name, _, limit_s in doctor.GROUPS]
+    monkeypatch.setattr(doctor, "GROUPS", groups)
+    monkeypatch.setattr(doctor, "read", lambda *_: Settings())
+    inline: list[Callable[[], object]] = []
+
+    async def run_sync(work: Callable[[], object], *, abandon_on_cancel: bool) -> object:
+        assert abandon_on_cancel
+        inline.append(work)
+        if len(inline) == 1:
+            await trio.sleep(FIRST_S - 1)
+            return work()
+        return await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    found: list[Check] = []
+    reminded: list[tuple[float, str]] = []
+    began = trio.current_time()
+    await doctor.examine(
+        None, {}, found.append, lambda sentence: reminded.append((trio.current_time() - began, sentence))
+    )
+    assert trio.current_time() - began == 9 + 10 + 20 + 50 + 150 < 4 * 60
+    assert [(check.name, check.verdict.value) for check in found] == [
+        ("settings", "ok"),
+        ("device", "fail"),
+        ("disk 1", "ok"),
+        ("disk", "fail"),
+        ("cloud 1", "ok"),
+        ("cloud", "fail"),
+        ("vision 1", "ok"),
+        ("vision 2", "fail"),
+    ]
+    assert reminded[0] == (5.0, "      settings: for 5 s now; given up after 10 s")
+    assert (19 + 15, "      disk: for 15 s now; given up after 20 s") in reminded
+    assert (19 + 70 + 85, "      vision 2: for 85 s now; given up after 90 s") in reminded
+    waits = [later - earlier for (earlier, _), (later, _) in pairwise(reminded)]
+    assert max(waits) <= 2 * REMIND_S
+
+
+async def test_settings_that_hang_are_told_too(monkeypatch, autojump_clock):
+    async def run_sync(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    found: list[Check] = []
+    await doctor.examine(None, {}, found.append, lambda _: None)
+    assert [check.seen for check in found] == ["not read within 10 s: does their disk hang?"]
+
+
+def test_what_is_said_meanwhile_is_said_on_stderr(shell, monkeypatch):
+    """Stdout stays what a program can read."""
+    heard = threading.Event()
+    echo = click.echo
+
+    def hear(text: str, *, err: bool = False) -> None:
+        echo(text, err=err)
+        if err and "model: for" in text:
+            heard.set()
+
+    def slow_detector(_: object) -> Scratched:
+        assert heard.wait(60)
+        return Scratched()
+
+    monkeypatch.setattr(doctor, "REMIND_S", 0.01)
+    monkeypatch.setattr("actors.fitting.detector", slow_detector)
+    monkeypatch.setattr("click.echo", hear)
+    done = shell.run("doctor", "--json")
+    assert "s now; given up after 90 s" in done.stderr
+    assert json.loads(done.stdout)
