@@ -16,7 +16,8 @@ from actors.ports.private import make_folder
 
 RESERVE_BYTES = 4 * 1024 * 1024
 """Kept on the disk, and below the capacity, for acknowledgements and deletions; a checkpoint must fit."""
-
+OWNER_BYTES = 20
+"""The owner's process id in the lock file, padded: the buffer's size must not depend on how many digits it has."""
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.EFBIG)
 """What the disk itself says; anything else speaks of the path."""
 
@@ -132,7 +133,7 @@ def lock(options: StoreOptions) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
-        owner = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        owner = os.pread(fd, OWNER_BYTES, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreLocked(
             f"{path}: process {owner or '(unknown)'} has this buffer open;"
@@ -140,7 +141,7 @@ def lock(options: StoreOptions) -> int:
         ) from exc
     with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its owner
         os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d" % os.getpid(), 0)
+        os.pwrite(fd, b"%*d" % (OWNER_BYTES, os.getpid()), 0)
     _locks.add(fd)
     return fd
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors.messages import Fate, Outcome
 from actors.ports.journal import orphans
-from actors.ports.opening import StoreLocked, StoreMisplaced
+from actors.ports.opening import OWNER_BYTES, StoreLocked, StoreMisplaced
 from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
@@ -152,6 +152,18 @@ def test_second_process_is_refused_at_once_and_by_name(disk):
         world.open()
     store.close()
     world.open().close()
+
+
+@pytest.mark.parametrize("process_id", [7, 4_194_304])
+def test_lock_names_its_owner_in_the_same_bytes_whoever_that_is(disk, monkeypatch, process_id):
+    """Every byte of the buffer counts in its cap: a longer number would evict earlier, in some processes only."""
+    monkeypatch.setattr(os, "getpid", lambda: process_id)
+    world = disk()
+    store = world.open()
+    assert (world.folder / "buffer.db.lock").stat().st_size == OWNER_BYTES
+    with pytest.raises(StoreLocked, match=rf"process {process_id} has this buffer open"):
+        world.open()
+    store.close()
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
