@@ -14,7 +14,7 @@ from actors.ports.disk import Disk
 from actors.ports.frames import Memory, Source, parse_sources
 from actors.ports.journal import Model
 from actors.ports.lane import RunSync
-from actors.ports.opening import DiskTrouble, StoreOptions, cursor_folder
+from actors.ports.opening import DiskTrouble, cursor_folder, store_options
 from actors.ports.store import Store
 from actors.ports.tls import Tls
 from actors.ports.webhook import Webhook
@@ -65,27 +65,6 @@ def sources(settings: Settings, now: Callable[[], float]) -> Sequence[Source]:
     recent = partial(recent_ids, buffer)
     memory = Memory(folder=cursor_folder(buffer), recent=recent, after=settings.after_accept)
     return parse_sources(",".join(settings.sources), now=now, memory=memory)
-
-
-def store_options(
-    settings: Settings,
-    *,
-    now: Callable[[], float],
-    new_id: Callable[[float], str],
-    sync: Callable[[int], None],
-    model: Callable[[], Model] = Model,
-) -> StoreOptions:
-    """Where the store lives and within which bounds."""
-    return StoreOptions(
-        db_path=settings.buffer_db_path,
-        capacity_bytes=settings.buffer_max_size_mb * 2**20,
-        cleanup_days=settings.buffer_cleanup_days,
-        journal=settings.enable_session_buffering,
-        now=now,
-        new_id=new_id,
-        sync=sync,
-        model=model,
-    )
 
 
 def model_in_use(settings: Settings, vision: Vision) -> Model:

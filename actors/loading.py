@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 
-from actors.ports.tls import Tls, TlsUnusable
 from actors.settings import API_KEY_CHARS_MAX, FIELDS, KEY, Settings, SettingsError, default_buffer_path
 from actors.values import ADDRESS, Kind
 
@@ -82,12 +81,16 @@ def load_settings(
 
 def _tls_problems(read: Mapping[str, Any]) -> list[str]:
     """What keeps the certificate files from being used, so that it shows at the start and not at the first POST."""
-    tls = Tls(*(read.get(f"cloud_tls_{name}_file") for name in ("ca", "cert", "key")))
+    files = [read.get(f"cloud_tls_{name}_file") for name in ("ca", "cert", "key")]
+    if not any(files):
+        return []
+    from actors.ports.tls import Tls, TlsUnusable  # noqa: PLC0415 - most have none, and `status` is quicker without
+
+    tls = Tls(*files)
     if tls.key_file and not tls.cert_file:
         return ["CLOUD_TLS_KEY_FILE is set without CLOUD_TLS_CERT_FILE: give the certificate that the key belongs to"]
     try:
-        if tls.files:
-            tls.context()
+        tls.context()
     except TlsUnusable as exc:
         return [str(exc)]
     return []

@@ -13,7 +13,7 @@ import trio
 
 from actors import buffer_writer, recovery, uplink
 from actors.messages import Fate
-from actors.ports import buffer, replay
+from actors.ports import buffer, replay, rows
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
@@ -253,7 +253,7 @@ def same_number_goes_out_on_two_lanes(patch):
 
 @bug(Fault.KILL)
 def replay_marks_what_it_brings_as_sent(patch):
-    rows_of = replay.rows_of
+    rows_of = rows.rows_of
 
     def optimistic(seen, now):
         return [attrs.evolve(row, status="sent", sent_at=now) for row in rows_of(seen, now)]

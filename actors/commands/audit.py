@@ -9,9 +9,10 @@ import trio
 from actors import fitting
 from actors.audit import Finding, compare
 from actors.commands.options import fail, json_option, say, tells, with_settings
-from actors.ports.account import NoBooks, read_account
+from actors.ports.account import read_account
 from actors.ports.client import Unreachable
 from actors.ports.lane import thread_lane
+from actors.ports.opening import NoBooks
 from actors.settings import Settings
 
 

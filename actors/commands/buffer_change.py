@@ -11,14 +11,20 @@ from pathlib import Path
 
 import click
 
-from actors import fitting
 from actors.commands.buffer_read import where_option
 from actors.commands.options import Problem, json_option, say, tells, with_settings, yes_option
 from actors.commands.words import count, moment, size
-from actors.ports.account import NoBooks
 from actors.ports.chores import pieces
 from actors.ports.exports import Exported, read_exports
-from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked, StoreMisplaced, new_stream_id
+from actors.ports.opening import (
+    BufferFull,
+    DiskTrouble,
+    NoBooks,
+    StoreLocked,
+    StoreMisplaced,
+    new_stream_id,
+    store_options,
+)
 from actors.ports.owner import Owner, owner_of
 from actors.ports.reading import ConditionWrong, open_reading
 from actors.settings import Settings
@@ -227,7 +233,7 @@ def owner(settings: Settings) -> Iterator[Owner]:
 @contextmanager
 def mender(settings: Settings) -> Iterator[Owner]:
     """The owner of a buffer that may be too damaged to be read."""
-    options = fitting.store_options(settings, now=time.time, new_id=new_stream_id, sync=os.fdatasync)
+    options = store_options(settings, now=time.time, new_id=new_stream_id, sync=os.fdatasync)
     with owner_of(options, settings.edge_device_id) as found:
         yield found
 

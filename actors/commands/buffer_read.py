@@ -9,7 +9,7 @@ import click
 
 from actors.commands.options import Problem, json_option, say, tells, with_settings
 from actors.commands.words import columns, count, moment, size
-from actors.ports.account import NoBooks
+from actors.ports.opening import NoBooks
 from actors.ports.reading import STATUSES, ConditionWrong, Reading, open_reading
 from actors.settings import Settings
 

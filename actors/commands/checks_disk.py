@@ -14,7 +14,7 @@ import trio
 
 from actors.commands.checks import Check, Verdict, failed, ok, warn
 from actors.commands.words import count, size
-from actors.ports.account import NoBooks
+from actors.ports.opening import NoBooks
 from actors.ports.reading import open_reading
 from actors.settings import Settings
 

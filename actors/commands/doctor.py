@@ -16,7 +16,7 @@ from actors.commands import checks_cloud, checks_disk, checks_vision
 from actors.commands.checks import Begun, Check, Step, Verdict, failed, ok, warn
 from actors.commands.options import SettingsCommand, find_config, json_option, settings_flags
 from actors.loading import load_settings
-from actors.ports.owner import NoDoor, door
+from actors.ports.door import NoDoor, door
 from actors.settings import Settings, SettingsError
 
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.WARN: ("warn", "yellow"), Verdict.FAIL: ("FAIL", "red")}
@@ -136,7 +136,8 @@ def read(config: Path | None, flags: dict[str, Any]) -> Settings | SettingsError
 def device_runs(settings: Settings) -> bool:
     """Whether a device answers behind the control door of this buffer."""
     try:
-        with door(settings.buffer_db_path):
+        with door(settings.buffer_db_path) as device:
+            device.status()
             return True
     except NoDoor:
         return False

@@ -3,16 +3,14 @@
 from typing import Any
 
 import click
-import httpx
 
 from actors.commands.options import json_option, say, tells, with_settings
 from actors.commands.words import columns, count, duration, moment, size
-from actors.ports.account import NoBooks
-from actors.ports.owner import NoDoor, door
+from actors.ports.door import NoDoor, ask_port, door
+from actors.ports.opening import NoBooks
 from actors.ports.reading import open_reading
 from actors.settings import Settings
 
-ASK_S = 5.0
 Found = dict[str, Any]
 
 
@@ -42,12 +40,7 @@ def ask(settings: Settings) -> Found | None:
 
 def _on_port(settings: Settings) -> Found | None:
     url = status_url(settings.status_bind)
-    if url is None:
-        return None
-    try:
-        found = httpx.get(url, timeout=ASK_S, trust_env=False).raise_for_status().json()
-    except (httpx.HTTPError, ValueError):
-        return None
+    found = None if url is None else ask_port(url)
     if not isinstance(found, dict) or "stream_id" not in found:
         return None
     try:

@@ -10,7 +10,7 @@ from actors.messages import Stream
 from actors.ports.buffer import ranges
 from actors.ports.journal import orphans, scan
 from actors.ports.names import read_names
-from actors.ports.opening import journal_folder
+from actors.ports.opening import NoBooks, journal_folder
 
 Span = tuple[int, int]
 """A range of numbers, both ends included."""
@@ -29,10 +29,6 @@ class Account:
     quarantined: tuple[Span, ...]
     given_up: tuple[tuple[int, int, str], ...]
     """Tombstones: (from, to, reason)."""
-
-
-class NoBooks(Exception):
-    """There is no buffer to read at that place."""
 
 
 def read_account(db_path: Path) -> Account:

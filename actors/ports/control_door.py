@@ -5,10 +5,8 @@ here, and the request goes to `buffer_writer` like every other message. Only the
 the socket is 0600, in a folder that is 0700.
 """
 
-import contextlib
-import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -21,33 +19,13 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from actors.messages import Receipt
+from actors.ports.control_socket import control_path, short_path
 from actors.tasks import Done, Task, TaskRefused
 from cloud.wire import Prediction, WireError
 
 GRACE_S = 1.0
 BODY_BYTES_MAX = 64 * 1024 * 1024
-SOCKET_PATH_BYTES_MAX = 100
-"""What the system takes as a socket's name is about this long; a longer one is reached by way of its folder."""
-
 log = structlog.get_logger()
-
-
-def control_path(db_path: Path) -> Path:
-    """Where the door of the device that owns this buffer is."""
-    return db_path.with_name(db_path.name + ".sock")
-
-
-@contextlib.contextmanager
-def short_path(path: Path) -> Iterator[str]:
-    """A name for a socket that the system takes, however long its path is; it holds only inside the block."""
-    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 @attrs.frozen
@@ -133,13 +111,16 @@ async def serve(control: Control, db_path: Path, stop: trio.Event) -> None:
 
 
 def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
+    """A listener whose socket has its name only once it listens: whoever finds it is answered."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with short_path(path) as name:
+        with short_path(fresh) as name:
             listener.bind(name)
-        path.chmod(0o600)  # nobody can connect before the next line
+        fresh.chmod(0o600)  # nobody can connect before the next line
         listener.listen()
+        fresh.replace(path)
     except OSError:
         listener.close()
         raise

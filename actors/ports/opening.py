@@ -13,6 +13,7 @@ import attrs
 
 from actors.ports.journal import Model
 from actors.ports.private import make_folder
+from actors.settings import Settings
 
 RESERVE_BYTES = 4 * 1024 * 1024
 """Kept on the disk, and below the capacity, for acknowledgements and deletions; a checkpoint must fit."""
@@ -28,6 +29,10 @@ class StoreLocked(Exception):
 
 class StoreMisplaced(Exception):
     """BUFFER_DB_PATH names a place where no buffer can be: a mistake to mend, and no fault of the disk."""
+
+
+class NoBooks(Exception):
+    """There is no buffer to read at that place."""
 
 
 class DiskTrouble(Exception):
@@ -91,6 +96,27 @@ class StoreOptions:
     def reserve_path(self) -> Path:
         """The file that keeps room on the disk."""
         return self.db_path.with_name(self.db_path.name + ".reserve")
+
+
+def store_options(
+    settings: Settings,
+    *,
+    now: Callable[[], float],
+    new_id: Callable[[float], str],
+    sync: Callable[[int], None],
+    model: Callable[[], Model] = Model,
+) -> StoreOptions:
+    """Where the store lives and within which bounds."""
+    return StoreOptions(
+        db_path=settings.buffer_db_path,
+        capacity_bytes=settings.buffer_max_size_mb * 2**20,
+        cleanup_days=settings.buffer_cleanup_days,
+        journal=settings.enable_session_buffering,
+        now=now,
+        new_id=new_id,
+        sync=sync,
+        model=model,
+    )
 
 
 def journal_folder(db_path: Path) -> Path:

@@ -1,40 +1,27 @@
 """Whoever may change a buffer: the running device, asked through its door; without one, a store of our own."""
 
 import contextlib
-import socket
-import ssl
+import http.client
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
-import httpx
 import msgspec
 
 from actors.messages import Entry
-from actors.ports.account import NoBooks
 from actors.ports.chores import perform
-from actors.ports.control_door import control_path, short_path
+from actors.ports.door import Door, NoDoor, door
 from actors.ports.journal import orphans
-from actors.ports.opening import StoreLocked, StoreOptions, journal_folder
+from actors.ports.opening import NoBooks, StoreLocked, StoreOptions, journal_folder
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from actors.tasks import Done, Task, TaskRefused
 from cloud.wire import Prediction, encode_prediction
 
-ANSWER_S = 60.0
-"""How long a running device may take for one task; each is small, but its disk may be slow and busy."""
 DOOR_PATIENCE_S = 5.0
 """A device that starts takes its buffer first and opens its door a moment later."""
-
-
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""The door is a file of this machine; to read the certificates that are known here would take longer than to ask."""
-
-
-class NoDoor(Exception):
-    """No device answers at the control door of this buffer."""
 
 
 class Owner(Protocol):
@@ -61,7 +48,7 @@ def owner_of(options: StoreOptions, device_id: str) -> Iterator[Owner]:
     if not path.exists() and not orphans(journal_folder(path)):
         raise NoBooks(f"{path}: there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to work on")
     try:
-        with door(path) as device:
+        with _running(path) as device:
             yield device
     except NoDoor:
         pass
@@ -70,7 +57,7 @@ def owner_of(options: StoreOptions, device_id: str) -> Iterator[Owner]:
     try:
         store = Store.open(device_id, options)
     except StoreLocked:
-        with _door_soon(path) as device:
+        with _running_soon(path) as device:
             yield device
         return
     own = _OwnStore(store)
@@ -81,35 +68,20 @@ def owner_of(options: StoreOptions, device_id: str) -> Iterator[Owner]:
 
 
 @contextlib.contextmanager
-def door(db_path: Path) -> Iterator["RunningDevice"]:
-    """The running device behind its control door. `NoDoor`."""
-    path = control_path(db_path)
-    with contextlib.ExitStack() as stack:
-        try:
-            name = stack.enter_context(short_path(path))
-            _knock(name)
-        except OSError as exc:  # not there, left by a device that is gone, or not for this user
-            raise NoDoor(f"{path}: {exc.strerror}") from exc
-        transport = httpx.HTTPTransport(uds=name, verify=_NO_TLS)
-        client = stack.enter_context(httpx.Client(transport=transport, base_url="http://device", timeout=ANSWER_S))
-        device = RunningDevice(client)
-        device.status()
-        yield device
-
-
-def _knock(name: str) -> None:
-    """Whether anybody listens: a socket that was left by a device that is gone refuses."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.connect(name)
+def _running(db_path: Path) -> Iterator["RunningDevice"]:
+    """The device that runs on this buffer. `NoDoor`."""
+    with door(db_path) as opened:
+        opened.status()
+        yield RunningDevice(opened)
 
 
 @contextlib.contextmanager
-def _door_soon(db_path: Path) -> Iterator["RunningDevice"]:
+def _running_soon(db_path: Path) -> Iterator["RunningDevice"]:
     deadline = time.monotonic() + DOOR_PATIENCE_S
     while True:
         with contextlib.ExitStack() as stack:
             try:
-                device = stack.enter_context(door(db_path))
+                device = stack.enter_context(_running(db_path))
             except NoDoor:
                 if time.monotonic() > deadline:
                     raise StoreLocked(
@@ -126,16 +98,8 @@ def _door_soon(db_path: Path) -> Iterator["RunningDevice"]:
 class RunningDevice:
     """A device that runs, at the other end of its control door."""
 
-    client: httpx.Client
+    door: Door
     device_runs: bool = attrs.field(default=True, init=False)
-
-    def status(self) -> dict[str, Any]:
-        """Its account of this moment. `NoDoor`."""
-        try:
-            found: dict[str, Any] = self.client.get("/status").raise_for_status().json()
-        except httpx.HTTPError as exc:
-            raise NoDoor(str(exc)) from exc
-        return found
 
     def perform(self, task: Task) -> Done:
         """Ask for it. `TaskRefused`."""
@@ -148,19 +112,19 @@ class RunningDevice:
 
     def _post(self, path: str, body: bytes) -> bytes:
         try:
-            answer = self.client.post(path, content=body)
-        except httpx.HTTPError as exc:
+            code, answer = self.door.ask("POST", path, body)
+        except (OSError, http.client.HTTPException) as exc:
             raise TaskRefused(f"the device ended while it was asked ({type(exc).__name__}); try again") from exc
-        if answer.status_code != 200:
-            raise TaskRefused(_reason(answer))
-        return answer.content
+        if code != 200:
+            raise TaskRefused(_reason(code, answer))
+        return answer
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(code: int, answer: bytes) -> str:
     try:
-        return str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"the device answered {answer.status_code}; its log says why"
+        return str(msgspec.json.decode(answer)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"the device answered {code}; its log says why"
 
 
 @attrs.define

@@ -16,11 +16,10 @@ import attrs
 import google_crc32c
 import msgspec
 
-from actors.ports.account import NoBooks
 from actors.ports.aside import folder_bytes
 from actors.ports.journal import Scan, orphans, scan
-from actors.ports.opening import journal_folder
-from actors.ports.replay import rows_of
+from actors.ports.opening import NoBooks, journal_folder
+from actors.ports.rows import rows_of
 
 COLUMNS = ("id", "status", "image_id", "timestamp", "buffered_at", "sent_at", "retry_count", "last_error")
 STATUSES = ("pending", "sent", "failed")

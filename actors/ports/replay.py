@@ -5,13 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
-import msgspec
 
 from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
 from actors.ports.private import make_folder, sync_folder, write_private
-from actors.ports.rows import Row
+from actors.ports.rows import rows_of
 
 INSERT_RECORDS = 1_000
 BAD_SECTOR = "bad_sector"
@@ -40,13 +39,6 @@ class Recovered:
             return told
         first, last = (datetime.fromtimestamp(at, UTC) for at in (self.first_at, self.last_at))
         return f"{told}, taken from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"
-
-
-class _Columns(msgspec.Struct):
-    """The two columns that a replayed payload has to be read for."""
-
-    image_id: str
-    timestamp: float
 
 
 @attrs.frozen
@@ -150,13 +142,3 @@ class _Quarantine:
         path.rename(self.folder / f"{path.name}.other-stream")
         sync_folder(self.folder)
         self.taken += size
-
-
-def rows_of(seen: Scan, now: float) -> list[Row]:
-    """The rows that a segment's good lines make, all pending."""
-    return [_row(seq, payload, now) for seq, payload in seen.records]
-
-
-def _row(seq: int, payload: bytes, now: float) -> Row:
-    columns = msgspec.json.decode(payload, type=_Columns)
-    return Row(seq, payload, columns.image_id, columns.timestamp, now)

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import attrs
 import google_crc32c
+import msgspec
+
+from actors.ports.journal import Scan
 
 ROWS_A_STATEMENT = 50
 _INSERT_FRESH = (
@@ -71,3 +74,20 @@ def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
             values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at, row.crc32c)
         added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
     return added
+
+
+class _Columns(msgspec.Struct):
+    """The two columns that a replayed payload has to be read for."""
+
+    image_id: str
+    timestamp: float
+
+
+def rows_of(seen: Scan, now: float) -> list[Row]:
+    """The rows that a segment's good lines make, all pending."""
+    return [_row(seq, payload, now) for seq, payload in seen.records]
+
+
+def _row(seq: int, payload: bytes, now: float) -> Row:
+    columns = msgspec.json.decode(payload, type=_Columns)
+    return Row(seq, payload, columns.image_id, columns.timestamp, now)

@@ -16,8 +16,8 @@ from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan, orphans, scan
 from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
-from actors.ports.replay import BAD_SECTOR, rows_of
-from actors.ports.rows import Row
+from actors.ports.replay import BAD_SECTOR
+from actors.ports.rows import Row, rows_of
 from actors.ports.schema import is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Span

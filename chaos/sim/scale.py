@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from actors import buffer_writer, fitting, monitor, pipeline, recovery
-from actors.ports import front, store
+from actors.ports import front, opening, store
 from actors.ports.journal import Journal
 from chaos.sim.plan import Plan
 
@@ -15,7 +15,7 @@ from chaos.sim.plan import Plan
 @contextlib.contextmanager
 def scaled(plan: Plan) -> Iterator[None]:
     """The real code with the plan's sizes; what was there before is there again afterwards."""
-    options_of = fitting.store_options  # the one place where the cap becomes bytes
+    options_of = opening.store_options  # the one place where the cap becomes bytes
     defaults = Journal.__init__.__kwdefaults__
     assert defaults is not None
     assert "segment_bytes_max" in defaults

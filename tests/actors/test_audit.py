@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from actors.audit import compare, count, subtract
 from actors.messages import Entry, Fate, Outcome, Stream
-from actors.ports.account import Account, NoBooks, read_account
+from actors.ports.account import Account, read_account
 from actors.ports.buffer import ranges
-from actors.ports.opening import StoreOptions
+from actors.ports.opening import NoBooks, StoreOptions
 from actors.ports.store import Store
 
 NUMBERS = st.sets(st.integers(1, 60))

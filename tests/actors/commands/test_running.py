@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.ports.control_door import SOCKET_PATH_BYTES_MAX, control_path
+from actors.ports.control_socket import SOCKET_PATH_BYTES_MAX, control_path
 from tests.commands_world import Shell
 
 APP = Path(__file__).parents[3] / "app.py"
@@ -30,7 +30,8 @@ class Running:
     log: Path
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for(self, event: str, after: int = 0) -> dict[str, Any]:
         """The first such event behind the first `after` events."""

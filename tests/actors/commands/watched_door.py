@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from actors.ports.control_door import Control, serve
 from actors.readiness import Bounds
@@ -18,7 +19,7 @@ async def main(db_path: Path) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, Control(lambda: status, nothing, nothing), db_path, trio.Event())  # type: ignore[arg-type]
-        await trio.sleep(0.5)
+        await trio.testing.wait_all_tasks_blocked()
         print("open", flush=True)
 
 
