@@ -141,10 +141,10 @@ async def run(
             at, wall = trio.current_time(), now()
             before = watch.found
             watch.look(cells, now=wall, at=at, lag_s=max(0.0, at - due))
-            for name in watch.found.keys() - before.keys():
+            for name in (name for name in watch.found if name not in before):  # in the order of the alerts' table
                 log.warning("alert", name=name, detail=watch.found[name])
                 tell(changes, AlertChange(name, watch.found[name], wall, began=True))
-            for name in before.keys() - watch.found.keys():
+            for name in (name for name in before if name not in watch.found):
                 held_s = round(at - watch.since.pop(name), 1)
                 log.warning("alert_over", name=name, held_s=held_s)
                 tell(changes, AlertChange(name, before[name], wall, began=False, held_s=held_s))

@@ -42,7 +42,7 @@ def test_seed_that_once_failed_holds(seed):
 def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
     def trace(hash_seed: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "chaos.simulate", "--seed", "7"],
+            [sys.executable, "-m", "chaos.simulate", "--seed", "3"],
             cwd=ROOT,
             env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
             capture_output=True,
@@ -54,8 +54,8 @@ def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
         assert found, done.stdout
         return found[1]
 
-    assert trace("1") == trace("2") == run_plan(Plan.of(7)).trace
-    assert run_plan(Plan.of(8)).trace != run_plan(Plan.of(7)).trace
+    assert trace("1") == trace("2") == run_plan(Plan.of(3)).trace
+    assert run_plan(Plan.of(8)).trace != run_plan(Plan.of(3)).trace
 
 
 def test_shrinking_keeps_only_what_the_failure_needs():

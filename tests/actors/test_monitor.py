@@ -8,6 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from actors import monitor
+from actors.alerts import Scene, holding
 from actors.messages import AlertChange, Books, Drain, Link, LinkState, Pulse, Traffic, Vision
 from actors.monitor import CLOCK_GRUDGE_S, Clock, Sample, Watch, full_in_s
 from actors.readiness import Bounds
@@ -54,6 +55,23 @@ async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_
         ("alert_over", "failed_high"),
     ]
     assert told[1]["held_s"] == 10.0
+
+
+async def test_alerts_of_one_look_are_told_in_the_order_of_their_table(autojump_clock, nursery):
+    """In a set's order they would come in another one in every process, and no simulated run would replay."""
+    cells = Cells()
+    trouble = attrs.evolve(WELL, failed=101, trouble="read-only", in_memory=3, degraded="journal", size_bytes=950)
+    with capture_logs() as told:
+        nursery.start_soon(look_for_ever, cells)
+        await trio.sleep(0.5)
+        cells.books.value = trouble
+        await trio.sleep(1.0)
+        cells.books.value = WELL
+        await trio.sleep(1.0)
+    held = list(holding(Scene(trouble, Cells().link.value, Vision(), Pulse(), SET, Traffic())))
+    assert len(held) == 5
+    assert [event["name"] for event in told if event["event"] == "alert"] == held
+    assert [event["name"] for event in told if event["event"] == "alert_over"] == held
 
 
 async def look_for_ever(cells: Cells) -> None:
