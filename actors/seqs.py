@@ -116,9 +116,7 @@ class Payloads(Sequence[Stored]):
         return payloads_of(self.apart()[index]) if isinstance(index, slice) else self.apart()[index]
 
     def __add__(self, other: "Payloads") -> "Payloads":
-        if not (self.seqs and other.seqs):
-            return self if self.seqs else other
-        return Payloads(self.seqs + other.seqs, self.body + b"," + other.body, f"{self.sizes},{other.sizes}")
+        return joined([self, other])
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, tuple | list):
@@ -158,3 +156,14 @@ def payloads_of(records: Iterable[Stored]) -> Payloads:
         join_payloads([record.payload for record in some]),
         ",".join([str(len(record.payload)) for record in some]),
     )
+
+
+def joined(pieces: Iterable[Payloads]) -> Payloads:
+    """One after the other as one, each byte copied once."""
+    some = [piece for piece in pieces if piece.seqs]
+    if len(some) < 2:
+        return some[0] if some else Payloads()
+    seqs = NO_SEQS
+    for piece in some:
+        seqs += piece.seqs
+    return Payloads(seqs, join_payloads([piece.body for piece in some]), ",".join([piece.sizes for piece in some]))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import attrs
 import google_crc32c
 
-from actors.seqs import Payloads, Seqs, Stored, payloads_of, seqs_of
+from actors.seqs import Payloads, Seqs, Stored, joined, payloads_of, seqs_of
 from cloud.wire import SEQ_MAX
 
 CHUNK_RECORDS = 100
@@ -23,12 +23,13 @@ _NEWEST = (
     "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
     " WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
 )
-# SQLite aggregates an ordered subquery with a LIMIT in its order.
+_TURNED = "SELECT * FROM (" + _NEWEST + ") ORDER BY id"
 _JOINED = (
     "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, ',') AS BLOB),"
     " group_concat(length(CAST(prediction_data AS BLOB)), ','), group_concat(ifnull(payload_crc32c, ''), ',')"
-    " FROM (SELECT * FROM ({}) ORDER BY id)"
+    " FROM ({})"
 )
+"""SQLite aggregates an ordered subquery with a LIMIT in its order."""
 _NUMBERS = "SELECT id FROM ({}) ORDER BY id"
 _SINGLY = "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM ({})"
 
@@ -59,24 +60,30 @@ def read_page(
 
     The oldest with numbers above `after`; with `newest` the newest ones below it (0: from the end).
     """
-    page, at, inner = Payloads(), after, _OLDEST
+    pieces: list[Payloads] = []
+    left, room, at, inner, ordered = records_max, bytes_max, after, _OLDEST, _OLDEST
     if newest:
-        at, inner = after or SEQ_MAX, _NEWEST
-    while (left := records_max - len(page)) > 0:
+        at, inner, ordered = after or SEQ_MAX, _NEWEST, _TURNED
+    while left > 0:
         some = (at, min(left, CHUNK_RECORDS))
-        count, first, last, body, sizes, checksums = connection.execute(_JOINED.format(inner), some).fetchone()
+        count, first, last, body, sizes, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
         if not count:
             break
         if _checksums(body, sizes) != checksums and (changed := _changed(connection, inner, some)):
             raise PayloadsChanged(changed)
-        if page.size + len(body) > bytes_max:
-            # Perhaps fewer of them fit; the first one does in any case.
-            return page or _singly(connection, inner, some, bytes_max)
+        if len(body) > room:
+            if not pieces:  # perhaps fewer of them fit; the first one does in any case
+                return _singly(connection, inner, some, bytes_max)
+            break
         holes = last - first + 1 != count
-        seqs = connection.execute(_NUMBERS.format(inner), some) if holes else ()
-        chunk = Payloads(seqs_of([seq for (seq,) in seqs]) if holes else Seqs([(first, last)]), body, sizes)
-        page, at = (chunk + page, first) if newest else (page + chunk, last)
-    return page
+        seqs = (
+            seqs_of([seq for (seq,) in connection.execute(_NUMBERS.format(inner), some)])
+            if holes
+            else Seqs([(first, last)])
+        )
+        pieces.append(Payloads(seqs, body, sizes))
+        left, room, at = left - count, room - len(body), first if newest else last
+    return joined(pieces[::-1] if newest else pieces)
 
 
 def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], bytes_max: int) -> Payloads:

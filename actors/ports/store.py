@@ -190,8 +190,8 @@ class Store:
         try:
             for outcome in outcomes:
                 self._settle_one(outcome, now)
-                if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # a drain fills it faster than `tidy` comes by
-                    self._buffer.checkpoint()
+                if self._buffer.wal_bytes() > max(WAL_BYTES_MAX, self._options.reserve_bytes):
+                    self._buffer.checkpoint()  # a drain fills it faster than `tidy` comes by; into the reserve it fits
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
 
