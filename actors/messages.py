@@ -128,14 +128,14 @@ class Trouble(enum.Enum):
 
 @attrs.frozen
 class Delivery:
-    """uplink -> recovery, in the batch's reply: how the POST of a backlog batch went."""
+    """uplink -> recovery, in the batch's reply: how the POST of a backlog batch went, and how long it took."""
 
     trouble: Trouble
     records: int
     """How many predictions the cloud settled (confirmed or refused for good)."""
     seconds: float
-    """How long the POST took."""
     retry_after_s: float = 0.0
+    live: bool = False  # whether live batches went out at about the same time: they are to find the cloud free
 
 
 @attrs.frozen

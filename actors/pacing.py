@@ -15,6 +15,12 @@ would feel the backlog's requests in front of it."""
 QUEUED_MIN, QUEUED_MAX = 0.75, 1.25
 """How many of our POSTs may wait in the cloud's queue: about one keeps a cloud busy that works on one after the other,
 and more would only be in the way of the live ones."""
+LIVE_QUEUED_MIN, LIVE_QUEUED_MAX = 0.1, 0.5
+"""The same while live batches go out."""
+LIVE_SLICE_S = 0.02
+"""While live batches go out, a POST of the backlog may occupy the cloud for so long: a live one waits for it."""
+LIVE_BATCH_MIN = 32
+"""For the sake of that it is made no smaller: what one of less than two of these takes is the way's own time."""
 
 
 @attrs.frozen
@@ -27,6 +33,8 @@ class Pace:
     """POSTs under way at once."""
     best_s: float = math.inf
     """The quickest answer seen at this batch size."""
+    way_s: float = math.inf
+    """The quickest answer seen at any size: nearly what the way itself takes."""
     generation: int = 0
     """Grows with each step back, so that one overload, told by eight answers, is heeded once."""
 
@@ -42,7 +50,7 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
         return pace
     match delivery.trouble:
         case Trouble.NONE:
-            return _faster(pace, delivery.seconds)
+            return _faster(pace, delivery.seconds, live=delivery.live)
         case Trouble.TOO_LARGE:
             # The uplink remembers how many bytes passed; growing again costs no second 413.
             return _smaller(pace)
@@ -50,19 +58,26 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
             return _slower(pace)
 
 
-def _faster(pace: Pace, seconds: float) -> Pace:
+def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
     """By TCP Vegas: of n requests under way, n * (1 - best time / time) wait in a queue (Brakmo and Peterson, 1995)."""
     # Alone under way, a request waits for nobody: its time is the way's own, also when that has become longer.
     best_s = seconds if pace.in_flight == 1 else min(pace.best_s, seconds)
+    way_s = seconds if pace.batch_size < 2 * LIVE_BATCH_MIN else min(pace.way_s, seconds)
+    pace = attrs.evolve(pace, best_s=best_s, way_s=way_s)
     queued = pace.in_flight * (1 - best_s / seconds) if seconds > LATENCY_FREE_S else 0.0
-    if queued > QUEUED_MAX and pace.in_flight > 1:
-        return attrs.evolve(pace, in_flight=pace.in_flight - 1, best_s=best_s, generation=pace.generation + 1)
+    if queued > (LIVE_QUEUED_MAX if live else QUEUED_MAX) and pace.in_flight > 1:
+        return attrs.evolve(pace, in_flight=pace.in_flight - 1, generation=pace.generation + 1)
+    occupied_s = seconds - way_s
+    if live and occupied_s > LIVE_SLICE_S:
+        return _smaller(pace) if pace.batch_size >= 2 * LIVE_BATCH_MIN else pace
     if pace.growing:
+        if live and 2 * occupied_s > LIVE_SLICE_S:
+            return pace
         # Another size has another best time.
         return attrs.evolve(pace, batch_size=min(pace.batch_size * 2, BATCH_RECORDS_MAX), best_s=math.inf)
-    if queued < QUEUED_MIN:
-        return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX), best_s=best_s)
-    return attrs.evolve(pace, best_s=best_s)
+    if queued < (LIVE_QUEUED_MIN if live else QUEUED_MIN):
+        return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX))
+    return pace
 
 
 def _slower(pace: Pace) -> Pace:

@@ -23,7 +23,7 @@ _NEWEST = (
     "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
     " WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
 )
-_TURNED = "SELECT * FROM (" + _NEWEST + ") ORDER BY id"
+_TURNED = f"SELECT * FROM ({_NEWEST}) ORDER BY id"  # noqa: S608 - both halves stand above
 _JOINED = (
     "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, ',') AS BLOB),"
     " group_concat(length(CAST(prediction_data AS BLOB)), ','), group_concat(ifnull(payload_crc32c, ''), ',')"

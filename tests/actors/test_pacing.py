@@ -1,9 +1,10 @@
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Delivery, Trouble
-from actors.pacing import IN_FLIGHT_MAX, Pace, next_due, next_pace, page_size, rate_per_s
+from actors.pacing import IN_FLIGHT_MAX, LIVE_BATCH_MIN, LIVE_SLICE_S, Pace, next_due, next_pace, page_size, rate_per_s
 
 GOOD = Delivery(Trouble.NONE, records=32, seconds=0.05)
 
@@ -84,6 +85,44 @@ def test_quick_answers_are_no_sign_of_load_whatever_the_best_was():
     assert after(pace, attrs.evolve(GOOD, seconds=0.019)).in_flight == 6
 
 
+def beside_live(pace, way_s, record_s, deliveries=40):
+    """The sizes and requests of a drain beside live batches, to a cloud that takes one POST after the other."""
+    seen = []
+    for _ in range(deliveries):
+        seen.append((pace.batch_size, pace.in_flight))
+        seconds = way_s + pace.in_flight * pace.batch_size * record_s
+        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, live=True))
+    return seen
+
+
+@pytest.mark.parametrize("way_s", [0.001, 0.05, 0.3])
+@pytest.mark.parametrize("before", [Pace(32), Pace(1000, in_flight=2, best_s=0.04, way_s=0.002)])
+def test_beside_live_batches_a_post_occupies_the_cloud_no_longer_than_a_slice(before, way_s):
+    """A cloud that stores 22,000 a second takes 45 microseconds a record: 1,000 would be in the way for 45 ms."""
+    record_s = 45e-6
+    seen = beside_live(before, way_s, record_s)[12:]
+    smallest_s = 2 * LIVE_BATCH_MIN * record_s  # that much of the way's own time may be a record's
+    assert all(size * in_flight * record_s <= LIVE_SLICE_S + smallest_s for size, in_flight in seen)
+    assert all(size >= 128 for size, _ in seen), "and no shorter than it must"
+
+
+def test_beside_live_batches_a_far_and_quick_cloud_gets_all_that_may_be_under_way():
+    assert beside_live(Pace(32), 0.3, 1e-7)[-1] == (1000, IN_FLIGHT_MAX)
+
+
+def test_a_slow_cloud_still_gets_batches_of_32_beside_live_ones():
+    for pace in (Pace(32), Pace(1000, in_flight=2, best_s=10.0, way_s=0.3)):
+        seen = beside_live(pace, 0.01, 0.01)[12:]
+        assert {in_flight for _, in_flight in seen} == {1}
+        assert all(LIVE_BATCH_MIN <= size < 4 * LIVE_BATCH_MIN for size, _ in seen)
+
+
+def test_without_live_batches_the_pace_grows_again():
+    pace = attrs.evolve(Pace(250), way_s=0.001)
+    assert after(pace, attrs.evolve(GOOD, seconds=0.03, live=True)).batch_size == 125
+    assert after(pace, attrs.evolve(GOOD, seconds=0.03)).batch_size == 500
+
+
 def test_too_large_halves_the_batch_and_not_the_requests():
     pace = after(Pace(1000, in_flight=4), Delivery(Trouble.TOO_LARGE, records=1000, seconds=0.1))
     assert (pace.batch_size, pace.in_flight) == (500, 4)
@@ -108,13 +147,17 @@ def test_rate_before_any_time_has_passed_is_none():
     assert rate_per_s(10, 4.0) == 2.5
 
 
-@given(st.lists(st.tuples(st.sampled_from(list(Trouble)), st.floats(0, 100), st.integers(0, 3)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(Trouble)), st.floats(0, 100), st.integers(0, 3), st.booleans()), max_size=60
+    )
+)
 def test_whatever_happens_the_pace_stays_within_its_bounds(steps):
     pace = Pace(32)
-    for trouble, seconds, age in steps:
+    for trouble, seconds, age, live in steps:
         old = pace
         generation = max(0, pace.generation - age)
-        pace = next_pace(pace, Delivery(trouble, records=1, seconds=seconds), generation=generation)
+        pace = next_pace(pace, Delivery(trouble, records=1, seconds=seconds, live=live), generation=generation)
         assert 1 <= pace.batch_size <= 1000
         assert 1 <= pace.in_flight <= IN_FLIGHT_MAX
         if trouble is not Trouble.NONE:

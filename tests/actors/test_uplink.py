@@ -33,6 +33,7 @@ from actors.messages import (
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.lane import run_inline
 from actors.seqs import Stored
+from actors.uplink import GIVE_WAY_S
 from cloud import wire
 from tests.network import Network
 
@@ -343,7 +344,7 @@ async def test_413_splits_and_both_lanes_remember_the_size_that_passed(autojump_
     await trio.sleep(1)
     batch = late(*range(33, 49))
     await world.backlog.send(batch)
-    assert await batch.reply.wait() == Delivery(Trouble.NONE, records=16, seconds=0.0)
+    assert await batch.reply.wait() == Delivery(Trouble.NONE, records=16, seconds=0.0, live=True)
     assert await world.end() == {Fate.SENT: list(range(1, 49))}
     assert world.shape()[:3] == [32, 16, 8]
     assert max(world.shape()[3:]) <= 8
@@ -496,6 +497,29 @@ async def test_live_never_waits_for_the_backlog_of_which_eight_are_under_way(aut
     assert world.stored == [11]
     assert await world.end() == {Fate.SENT: list(range(1, 12))}
     assert [(await batch.reply.wait()).seconds for batch in batches] == [20.0] * 10
+
+
+async def test_a_backlog_batch_lets_a_live_one_under_way_go_first_but_not_for_ever(autojump_clock, world):
+    async def slow(envelope):
+        await trio.sleep(next(times))
+        return await world.store(envelope)
+
+    times = iter([0.1, 0.0, 20.0, 0.0])
+    world.script = [slow] * 4
+    quick, stuck = late(2), late(4)
+    await world.live.send(live(1))
+    await trio.sleep(0.01)
+    await world.backlog.send(quick)
+    await trio.sleep(0.99)
+    await world.live.send(live(3))
+    await trio.sleep(0.01)
+    await world.backlog.send(stuck)
+    await trio.sleep(29)
+    assert world.at == pytest.approx([0.0, 0.1, 1.0, 1.01 + GIVE_WAY_S])
+    assert [(await batch.reply.wait()).live for batch in (quick, stuck)] == [True, True]
+    later = late(5)
+    await world.backlog.send(later)
+    assert not (await later.reply.wait()).live, "the last live one is a long time ago"
 
 
 async def test_bad_news_waits_for_connectivity_good_news_does_not(autojump_clock, servers):
