@@ -7,6 +7,7 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
+from actors.gathering import Gathering
 from actors.messages import Accept, Entry, Look, Receipt, Reply, Vision
 from actors.ports.annotate import Draw
 from actors.ports.detector import Detector, DetectorError, Sight, detect_many
@@ -60,7 +61,7 @@ class Eye:
 
     detector: Detector
     run_detect: RunSync
-    accepts: trio.MemorySendChannel[Accept]
+    gathering: Gathering
     vision: AsyncValue[Vision]
     defect_classes: frozenset[str] | None
     sketch: Callable[[Frame, Sight], None] | None = None
@@ -110,8 +111,11 @@ class Eye:
             took_s=took_s,
         )
 
-    async def see(self, frame: Frame, reply: Reply[tuple[Receipt, ...]] | None) -> Prediction:
-        """Look at a frame, and hand its prediction on; `DetectorError` or `WireError` if nothing can be said of it."""
+    async def see(self, frame: Frame, reply: Reply[tuple[Receipt, ...]] | None, *, at_once: bool = False) -> Prediction:
+        """Look at a frame, and hand its prediction on; `DetectorError` or `WireError` if nothing can be said of it.
+
+        With `at_once` it waits for no company on its way to the disk.
+        """
         sight, detector = await self._look(frame)
         prediction = predict_of(frame, sight, detector.model_name, detector.model_version, self.defect_classes)
         entry = Entry(frame.image_id, frame.captured_at, encode_prediction(prediction))
@@ -119,7 +123,7 @@ class Eye:
         self.note(frames=self.vision.value.frames + 1, inference_ms=sight.inference_ms, last=look)
         if self.sketch is not None and sight.detections:
             self.sketch(frame, sight)
-        await self.accepts.send(Accept((entry,), reply))
+        await self.gathering.add(Accept((entry,), reply), at_once=at_once)
         return prediction
 
     async def _look(self, frame: Frame) -> tuple[Sight, Detector]:

@@ -12,6 +12,7 @@ import trio
 from trio_util import AsyncValue
 
 from actors.eye import Eye, Sketcher
+from actors.gathering import Gathering
 from actors.messages import Accept, Receipt, Reply, Vision
 from actors.ports.annotate import Draw
 from actors.ports.detector import Detector, DetectorError
@@ -85,10 +86,12 @@ async def run(
     model can't be loaded, or keeps failing; `LibraryMissing` if they need OpenCV and it is not there.
     """
     with requests, accepts:
-        eye = Eye(detector, run_detect, accepts, vision, defect_classes)
+        gathering = Gathering(accepts)
+        eye = Eye(detector, run_detect, gathering, vision, defect_classes)
         if sources and not stopping.is_set():
             await eye.load()
         async with trio.open_nursery() as helpers:
+            helpers.start_soon(gathering.run)
             if draw is not None:
                 eye.sketch = Sketcher(draw, run_frames(), helpers).offer
             if exchanges is not None:
@@ -98,11 +101,12 @@ async def run(
             watches = [Watch(source, lanes[source.live](), *knobs) for source in sources]
             async with trio.open_nursery() as nursery:
                 if watches:
-                    nursery.start_soon(_watch_all, watches, vision)
+                    nursery.start_soon(_watch_all, watches, gathering, vision)
                 desk = _Desk(eye, run_frames(), now)
                 async for request in requests:
                     await desk.free.acquire()
                     nursery.start_soon(desk.answer, request)
+            await gathering.flush()
             helpers.cancel_scope.cancel()
 
 
@@ -145,10 +149,11 @@ async def _exchange_when_told(
             await eye.exchange(make, lane)
 
 
-async def _watch_all(watches: Sequence[Watch], vision: AsyncValue[Vision]) -> None:
+async def _watch_all(watches: Sequence[Watch], gathering: Gathering, vision: AsyncValue[Vision]) -> None:
     async with trio.open_nursery() as nursery:
         for watch in watches:
             nursery.start_soon(watch.run, name=f"source {watch.source.name}")
+    await gathering.flush()
     if all(watch.ended for watch in watches):
         vision.value = attrs.evolve(vision.value, finished=True)
 
@@ -179,5 +184,5 @@ class _Desk:
         image = await self.lane(decode_image, request.image)
         await self.eye.load()
         reply = Reply[tuple[Receipt, ...]]()
-        prediction = await self.eye.see(Frame(ident, "image", image, received_at), reply)
+        prediction = await self.eye.see(Frame(ident, "image", image, received_at), reply, at_once=True)
         return result_of(prediction, await reply.wait())

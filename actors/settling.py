@@ -11,8 +11,9 @@ from actors.ports.cursors import Mark
 from actors.ports.frames import Frame, Resumable, SourceDown
 from actors.ports.lane import RunSync
 
-UNSETTLED_MAX = 32
-"""Frames of one source that may wait for their receipts."""
+UNSETTLED_MAX = 128
+"""Frames of one source that may wait for their receipts, two groups' worth: one gathers while the other is written. So
+many at most are seen again after a crash, and none of those is durable twice."""
 
 
 @attrs.define(eq=False)
@@ -59,7 +60,10 @@ class Ledger:
 
     async def expect(self, mark: Mark) -> Reply[tuple[Receipt, ...]]:
         """The reply that a frame's receipt will come in; waits while too many wait."""
-        await self._room.acquire()
+        try:
+            self._room.acquire_nowait()  # there mostly is room, and a turn of the loop for every frame adds up
+        except trio.WouldBlock:
+            await self._room.acquire()
         reply = Reply[tuple[Receipt, ...]]()
         self._open.append((mark, reply))
         self._news.set()

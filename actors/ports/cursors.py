@@ -25,8 +25,8 @@ from actors.ports.private import make_folder, open_private, sync_folder
 SYNC_EVERY = 64
 SPARE_LINES = 1_000
 """A cursor file is written anew when it has so many lines more than twice its marks."""
-RECENT_MAX = 1_024
-"""So many of the buffer's last rows are compared at the start: more than may ever wait for their receipts."""
+RECENT_MAX = 4_096
+"""So many of the buffer's last rows are compared at the start: what 32 sources may have waiting for their receipts."""
 
 log = structlog.get_logger()
 

@@ -17,6 +17,7 @@ from trio_util import AsyncValue
 from actors import inference
 from actors.backoff import backoff_s
 from actors.eye import predict_of
+from actors.gathering import GROUP_MAX
 from actors.inference import ImageRequest, id_of, result_of
 from actors.messages import Accept, Receipt, Reply, Vision
 from actors.ports.detector import DetectorError, Sight
@@ -349,13 +350,14 @@ async def test_the_frame_in_flight_is_delivered_when_stopping_and_then_the_chann
 
 
 async def test_a_full_channel_holds_the_source_back_instead_of_losing_frames(autojump_clock, nursery):
-    source = FakeSource("belt", [*range(10), None])
+    count = 3 * GROUP_MAX
+    source = FakeSource("belt", [*range(count), None])
     rig = Rig(source, accepts_max=2)
     nursery.start_soon(rig.run)
     await trio.sleep(5)
-    assert len(source.at("read")) == 3, "two in the channel, one waiting to be sent"
-    taken = [(await rig.accepted.receive()).entries[0].image_id for _ in range(10)]
-    assert taken == [f"belt/{number}" for number in range(10)]
+    assert len(source.at("read")) == 1 + GROUP_MAX, "one went alone, the group behind it waits to be sent"
+    taken = [(await rig.accepted.receive()).entries[0].image_id for _ in range(count)]
+    assert taken == [f"belt/{number}" for number in range(count)]
     rig.stop()
 
 

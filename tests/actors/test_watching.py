@@ -12,6 +12,7 @@ from trio_util import AsyncValue
 
 from actors import inference
 from actors.eye import BATCH_MAX, Eye, check_classes, predict_of
+from actors.gathering import Gathering
 from actors.messages import Accept, Receipt, Unread, Vision
 from actors.ports.cursors import Mark
 from actors.ports.detector import DetectorError, Sight
@@ -352,7 +353,7 @@ async def test_who_is_cancelled_at_the_model_leaves_the_others_their_turn(autoju
         await trio.sleep(2)
         return function(*args, **kwargs)
 
-    eye = Eye(FakeDetector(loads=1), cast("RunSync", lane), accepts, AsyncValue(Vision()), None)
+    eye = Eye(FakeDetector(loads=1), cast("RunSync", lane), Gathering(accepts), AsyncValue(Vision()), None)
     scope = trio.CancelScope()
 
     async def first():
