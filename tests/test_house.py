@@ -49,7 +49,7 @@ SHARED = (
 """What an actor may import of its own house: types, settings, pure decisions, doors. Whatever else is an actor."""
 OF_WHAT_IS_SEEN = ("alerts", "readiness", "status")
 """Pure too: what the monitor makes of the state cells."""
-PARTS_OF_INFERENCE = ("eye", "watching", "settling")
+PARTS_OF_INFERENCE = ("eye", "gathering", "watching", "settling")
 """One actor in several files."""
 PORT_LIBRARIES = ("httpx", "httpcore", "sqlite3", "sqlite_utils", "cv2", "ultralytics", "onnxruntime", "numpy")
 CLOCKS = ("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.sleep", "datetime.datetime.now")
