@@ -107,7 +107,7 @@ def fill(path: str, count: int) -> float:
             for n, template in enumerate(templates)
         )
         received_at = of[-1].timestamp + 0.5
-        sqlite_write.ingest(db, Batch(f"camera-{batch % CAMERAS}", "fill", of, (), (), False, 0, received_at, 0))
+        sqlite_write.ingest_all(db, [Batch(f"camera-{batch % CAMERAS}", "fill", of, (), (), False, 0, received_at, 0)])
     db.execute("COMMIT")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()

@@ -28,6 +28,7 @@ from chaos.sim.plan import MIB, Fault, Plan
 from chaos.sim.shrink import failure
 from cloud import wire
 from cloud.ledger import sqlite_write
+from cloud.ledger.books import Book
 from cloud.ledger.queue import CommitQueue
 
 SEEDS_PER_BUG = 200
@@ -179,14 +180,18 @@ def recovery_passes_over_the_oldest(patch):
 
 @bug(Fault.LOSE_REPLY)
 def cloud_does_not_know_a_repeat(patch):
-    note_stored = sqlite_write._note_stored
+    note_stored, open_streams = Book.note_stored, sqlite_write._open_streams
 
-    def forgetful(db, stream_no, seqs):
+    def forgetful(book, seqs):
+        note_stored(book, seqs)
+        return set()
+
+    def without_a_key(db, numbers, batches):
         db.execute("DROP INDEX IF EXISTS predictions_by_seq")
-        note_stored(db, stream_no, seqs)
-        return []
+        return open_streams(db, numbers, batches)
 
-    patch.setattr(sqlite_write, "_note_stored", forgetful)
+    patch.setattr(Book, "note_stored", forgetful)
+    patch.setattr(sqlite_write, "_open_streams", without_a_key)
 
 
 @bug(Fault.KILL, Fault.POWER_CUT)

@@ -1,6 +1,7 @@
 """Ranges of numbers, both ends included: merging what was stored, overlaying what was explained, finding the gaps."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from cloud.ledger import Gap
@@ -15,19 +16,15 @@ class Span(NamedTuple):
 
 def runs(seqs: Iterable[int]) -> list[Span]:
     """The fewest spans that hold exactly these numbers."""
-    found: list[Span] = []
-    low = high = None
-    for seq in sorted(seqs):
-        if low is None or high is None:
-            low = high = seq
-        elif seq <= high + 1:
-            high = seq
-        else:
-            found.append(Span(low, high))
-            low = high = seq
-    if low is not None and high is not None:
-        found.append(Span(low, high))
-    return found
+    ordered = sorted(set(seqs))
+    if not ordered:
+        return []
+    # What a device sends at a time nearly always follows one another.
+    if ordered[-1] - ordered[0] + 1 == len(ordered):
+        return [Span(ordered[0], ordered[-1])]
+    ends = [at for at, (seq, following) in enumerate(pairwise(ordered)) if following != seq + 1]
+    lows = [ordered[0], *(ordered[at + 1] for at in ends)]
+    return [Span(low, high) for low, high in zip(lows, [*(ordered[at] for at in ends), ordered[-1]], strict=True)]
 
 
 def join(touching: Sequence[Span], span: Span) -> Span:

@@ -122,7 +122,7 @@ class SqliteLedger:
 
     async def commit(self, batches: Sequence[Batch]) -> list[wire.Answer]:
         """Store them in one transaction."""
-        return await self._write(partial(_ingest_all, batches=batches))
+        return await self._write(partial(sqlite_write.ingest_all, batches=batches))
 
     async def sweep(self, retention_s: float | None, interval_s: float) -> None:
         """Forget predictions older than `retention_s` (None: none), and old minutes, now and every `interval_s`."""
@@ -167,10 +167,6 @@ class SqliteLedger:
             return await self._read_lane(_transact, self._files.reading, "BEGIN", work)
         finally:
             self._reads -= 1
-
-
-def _ingest_all(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[wire.Answer]:
-    return [sqlite_write.ingest(db, batch) for batch in batches]
 
 
 def _touch(db: sqlite3.Connection) -> None:

@@ -1,61 +1,59 @@
-"""Everything that changes the SQLite ledger. Each function is called inside one open transaction."""
+"""Everything that changes the SQLite ledger. Each function is called inside one open transaction.
 
-import hashlib
+What becomes of the batches is decided in memory (`plan`), as for PostgreSQL; here it is only read and written.
+"""
+
+import itertools
 import sqlite3
-from collections.abc import Iterable, Sequence
-
-from msgspec import UNSET
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cloud import wire
-from cloud.ledger import Batch, Gap, Record, sqlite_rollups
-from cloud.ledger.books import REASON_CHARS_MAX, sort_out
-from cloud.ledger.ranges import Span, covered, join, overlay, runs, size, uncovered
-from cloud.ledger.rollups import lateness_s, roll_up
+from cloud.ledger import Batch, Gap, sqlite_rollups
+from cloud.ledger.books import Book, windows
+from cloud.ledger.plan import (
+    Conflict,
+    Numbered,
+    Plan,
+    Stream,
+    StreamKey,
+    by_stream,
+    compare,
+    devices_of,
+    plan_all,
+    rollups_of,
+    unseen,
+)
+from cloud.ledger.ranges import Span
 
-INSERT = """INSERT INTO predictions (device_no, stream_no, model_no, seq, timestamp, received_at, late,
-    defect_detected, classes, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_TOUCHING = """SELECT low, high{more} FROM {table} WHERE stream_no = :stream AND low <= :high_next
-    AND high >= :low_before
-    AND low >= coalesce((SELECT max(low) FROM {table} WHERE stream_no = :stream AND low <= :low), 0)"""
-_STORED_TOUCHING = _TOUCHING.format(table="stored_ranges", more="")
-_EXPLAINED_TOUCHING = _TOUCHING.format(table="explained_ranges", more=", reason")
+ROWS_A_STATEMENT = (250, 32, 1)
+"""How many rows one statement inserts, the largest number that fits. Python lets go of its lock for a statement and
+waits for it afterwards: with a row a statement, while the loop reads others, that is a thousand waits a batch."""
+_COLUMNS = 10
+_ROW = f"({', '.join('?' * _COLUMNS)})"
+INSERT = f"""INSERT INTO predictions (device_no, stream_no, model_no, seq, timestamp, received_at, late,
+    defect_detected, classes, payload) VALUES {_ROW}"""  # noqa: S608
+_INSERTS = {size: INSERT + f", {_ROW}" * (size - 1) for size in ROWS_A_STATEMENT}
+_WINDOW = """SELECT low, high{more} FROM {table} WHERE stream_no = :stream AND low <= :high AND high >= :low
+    AND low >= coalesce((SELECT max(low) FROM {table} WHERE stream_no = :stream AND low <= :low), 0) ORDER BY low"""
+_STORED = _WINDOW.format(table="stored_ranges", more="")
+_EXPLAINED = _WINDOW.format(table="explained_ranges", more=", reason")
 
-
-def ingest(db: sqlite3.Connection, batch: Batch) -> wire.Answer:
-    """Store one batch; the answer holds once the transaction has been committed."""
-    device_no = _device(db, batch)
-    stream_no = _stream(db, device_no, batch.stream_id)
-    first, repeats, unnumbered = sort_out(batch.records)
-    known = _note_stored(db, stream_no, first)
-    fresh = [record for seq, record in first.items() if seq not in known]
-    _insert(db, batch, device_no, stream_no, [*fresh, *unnumbered])
-    repeats += [first[seq] for seq in known]
-    conflicting, conflicts_new = _compare(db, stream_no, repeats, batch.received_at)
-    rejected_new = _explain_all(db, stream_no, batch)
-    db.execute(
-        "UPDATE streams SET unnumbered = unnumbered + ?, duplicates = duplicates + ?, conflicts = conflicts + ?,"
-        " rejected = rejected + ?, last_seq = max(last_seq, ?) WHERE stream_no = ?",
-        (
-            len(unnumbered), len(repeats) - len(conflicting), conflicts_new, rejected_new, _highest(batch, first),
-            stream_no,
-        ),
-    )  # fmt: skip
-    return wire.Answer(
-        accepted=len(fresh) + len(unnumbered),
-        duplicates=len(repeats) - len(conflicting),
-        conflicts=len(conflicting),
-        conflicting=conflicting or UNSET,
-        rejected=list(batch.rejected),
-        delivery="at-least-once" if unnumbered or batch.stream_id is None else "exactly-once",
-    )
+Numbers = Mapping[StreamKey, int]
+"""The number that a stream has in this file."""
 
 
-def _highest(batch: Batch, first: Iterable[int]) -> int:
-    """The highest number that the batch speaks of, 0 if of none."""
-    told = [loss.to_seq for loss in batch.losses]
-    if batch.stream_id is not None:
-        told += [rejection.seq for rejection in batch.rejected if rejection.seq is not None]
-    return max(max(first, default=0), max(told, default=0))
+def ingest_all(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[wire.Answer]:
+    """Store the batches; the answers hold once the transaction has been committed."""
+    devices = _note_devices(db, batches)
+    numbers = _number_streams(db, devices, batches)
+    streams = _open_streams(db, numbers, batches)
+    plans = plan_all(streams, batches)
+    stored = {number: payload for number in unseen(streams, plans) if (payload := _payload(db, numbers, number))}
+    for conflict in compare(streams, plans, stored):
+        streams[conflict.number.stream].conflicts += _keep_aside(db, numbers, conflict)
+    _insert(db, devices, numbers, plans)
+    _close_streams(db, numbers, streams)
+    return [plan.answer() for plan in plans]
 
 
 def forget(db: sqlite3.Connection, older_than: float, rows_max: int) -> int:
@@ -73,29 +71,37 @@ def forget(db: sqlite3.Connection, older_than: float, rows_max: int) -> int:
     return gone
 
 
-def _device(db: sqlite3.Connection, batch: Batch) -> int:
-    row = db.execute(
-        """INSERT INTO devices (edge_device_id, first_seen_at, last_seen_at, last_was_late, pending, last_lateness_s)
-        VALUES (:device, :at, :at, :late, :pending, :lateness)
-        ON CONFLICT (edge_device_id) DO UPDATE SET last_seen_at = :at, last_was_late = :late,
-            pending = coalesce(:pending, pending), last_lateness_s = iif(:empty, last_lateness_s, :lateness)
-        RETURNING device_no""",
-        {
-            "device": batch.device_id, "at": batch.received_at, "late": batch.late, "pending": batch.pending,
-            "lateness": lateness_s(batch), "empty": not batch.records,
-        },
-    ).fetchone()  # fmt: skip
-    return int(row[0])
-
-
-def _stream(db: sqlite3.Connection, device_no: int, stream_id: str | None) -> int:
-    key = (device_no, stream_id or "")
-    found = db.execute("SELECT stream_no FROM streams WHERE device_no = ? AND stream_id = ?", key).fetchone()
-    if found is None:
-        found = db.execute(
-            "INSERT INTO streams (device_no, stream_id) VALUES (?, ?) RETURNING stream_no", key
+def _note_devices(db: sqlite3.Connection, batches: Sequence[Batch]) -> dict[str, int]:
+    """Note what the devices told of themselves; the number of each in this file."""
+    found: dict[str, int] = {}
+    for device_id, seen in devices_of(batches):
+        row = db.execute(
+            """INSERT INTO devices (edge_device_id, first_seen_at, last_seen_at, last_was_late, pending,
+                last_lateness_s)
+            VALUES (:device, :first_at, :last_at, :late, :pending, :lateness_s)
+            ON CONFLICT (edge_device_id) DO UPDATE SET last_seen_at = :last_at, last_was_late = :late,
+                pending = coalesce(:pending, pending), last_lateness_s = iif(:empty, last_lateness_s, :lateness_s)
+            RETURNING device_no""",
+            {"device": device_id, **seen._asdict()},
         ).fetchone()
-    return int(found[0])
+        found[device_id] = int(row[0])
+    return found
+
+
+def _number_streams(
+    db: sqlite3.Connection, devices: Mapping[str, int], batches: Sequence[Batch]
+) -> dict[StreamKey, int]:
+    """Make the streams that are new."""
+    found: dict[StreamKey, int] = {}
+    for key in by_stream(batches):
+        name = (devices[key.edge_device_id], key.stream_id)
+        row = db.execute("SELECT stream_no FROM streams WHERE device_no = ? AND stream_id = ?", name).fetchone()
+        if row is None:
+            row = db.execute(
+                "INSERT INTO streams (device_no, stream_id) VALUES (?, ?) RETURNING stream_no", name
+            ).fetchone()
+        found[key] = int(row[0])
+    return found
 
 
 def _model(db: sqlite3.Connection, name: str, version: str) -> int:
@@ -108,124 +114,90 @@ def _model(db: sqlite3.Connection, name: str, version: str) -> int:
     return int(found[0])
 
 
-def _note_stored(db: sqlite3.Connection, stream_no: int, seqs: Iterable[int]) -> list[int]:
-    """Merge the numbers into the stream's ranges; those that were there already."""
-    known: list[int] = []
-    for span in runs(seqs):
-        touching = [Span(*row) for row in db.execute(_STORED_TOUCHING, _window(stream_no, span))]
-        for part in covered(touching, span):
-            known.extend(range(part.low, part.high + 1))
-        _count_stored(db, stream_no, uncovered(touching, span))
-        merged = join(touching, span)
-        if touching == [merged]:
-            continue
-        db.execute(
-            "DELETE FROM stored_ranges WHERE stream_no = ? AND low BETWEEN ? AND ?",
-            (stream_no, merged.low, merged.high),
-        )
-        db.execute("INSERT INTO stored_ranges VALUES (?, ?, ?)", (stream_no, merged.low, merged.high))
-    return known
+def _open_streams(db: sqlite3.Connection, numbers: Numbers, batches: Sequence[Batch]) -> dict[StreamKey, Stream]:
+    """Read of each stream the ranges around the numbers that came."""
+    found: dict[StreamKey, Stream] = {}
+    for key, its in by_stream(batches).items():
+        stored: list[Span] = []
+        explained: list[Gap] = []
+        for span in windows(its):
+            asked = {"stream": numbers[key], "low": span.low, "high": span.high}
+            stored += (Span(*row) for row in db.execute(_STORED, asked) if not stored or row[0] > stored[-1].low)
+            explained += (
+                Gap(*row) for row in db.execute(_EXPLAINED, asked) if not explained or row[0] > explained[-1].from_seq
+            )
+        found[key] = Stream(Book(stored, explained))
+    return found
 
 
-def _count_stored(db: sqlite3.Connection, stream_no: int, new: Sequence[Span]) -> None:
-    """Count numbers that are stored for the first time; those that were given up before are missing no more."""
-    found = 0
-    for part in new:
-        touching = [Span(*row[:2]) for row in db.execute(_EXPLAINED_TOUCHING, _window(stream_no, part))]
-        found += size(covered(touching, part))
-    if new:
-        db.execute(
-            "UPDATE streams SET stored = stored + ?, explained = explained - ? WHERE stream_no = ?",
-            (size(new), found, stream_no),
-        )
+def _payload(db: sqlite3.Connection, numbers: Numbers, number: Numbered) -> str | None:
+    """What is stored under a number; None once retention has dropped it."""
+    row = db.execute(
+        "SELECT payload FROM predictions WHERE stream_no = ? AND seq = ?", (numbers[number.stream], number.seq)
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
-def _window(stream_no: int, span: Span) -> dict[str, int]:
-    return {
-        "stream": stream_no,
-        "low": span.low,
-        "low_before": span.low - 1,
-        "high_next": min(span.high + 1, wire.SEQ_MAX),
-    }
+def _keep_aside(db: sqlite3.Connection, numbers: Numbers, conflict: Conflict) -> int:
+    """Keep another payload of a number; 0 if exactly that one was kept before."""
+    return db.execute(
+        "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?, ?)",
+        (numbers[conflict.number.stream], conflict.number.seq, *conflict[1:]),
+    ).rowcount
 
 
-def _insert(db: sqlite3.Connection, batch: Batch, device_no: int, stream_no: int, records: Sequence[Record]) -> None:
-    models = {model: _model(db, *model) for model in {(r.model_name, r.model_version) for r in records}}
-    late, received_at = batch.late, batch.received_at
-    if not records:
-        return
-    db.executemany(
-        INSERT,
-        [
-            (device_no, stream_no, models[name, version], seq, timestamp, received_at, late, defect, classes, payload)
-            for seq, payload, timestamp, _, name, version, defect, classes in records
-        ],
-    )
+def _insert(db: sqlite3.Connection, devices: Mapping[str, int], numbers: Numbers, plans: Sequence[Plan]) -> None:
+    """Store what is new, and add to the rollups."""
+    named = {(record.model_name, record.model_version) for plan in plans for record in plan.fresh}
+    models = {model: _model(db, *model) for model in named}
+    rows = list(_rows(devices, numbers, models, plans))
+    at = 0
+    for size, insert in _INSERTS.items():
+        while at + size <= len(rows):
+            db.execute(insert, [*itertools.chain.from_iterable(rows[at : at + size])])
+            at += size
     sqlite_rollups.add(
         db,
         [
-            (device_no, models[key.model_name, key.model_version], key, rollup)
-            for key, rollup in roll_up(records, received_at, late=late).items()
+            (devices[device_id], models[key.model_name, key.model_version], key, rollup)
+            for (device_id, key), rollup in rollups_of(plans).items()
         ],
     )
 
 
-def _compare(
-    db: sqlite3.Connection, stream_no: int, repeats: Iterable[Record], received_at: float
-) -> tuple[list[int], int]:
-    """The numbers of the repeats that carry another payload than the stored one, and how many of these are new.
-
-    A prediction that retention has dropped can't be compared: its number was stored, so the repeat is a duplicate.
-    """
-    conflicting: list[int] = []
-    kept = 0
-    for record in repeats:
-        stored = db.execute(
-            "SELECT payload FROM predictions WHERE stream_no = ? AND seq = ?", (stream_no, record.seq)
-        ).fetchone()
-        if record.seq is None or stored is None or stored[0] == record.payload:
-            continue
-        conflicting.append(record.seq)
-        digest = hashlib.sha256(record.payload.encode()).digest()
-        kept += db.execute(
-            "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?, ?)",
-            (stream_no, record.seq, digest, received_at, record.payload),
-        ).rowcount
-    return conflicting, kept
+def _rows(
+    devices: Mapping[str, int], numbers: Numbers, models: Mapping[tuple[str, str], int], plans: Iterable[Plan]
+) -> Iterator[tuple[object, ...]]:
+    for plan in plans:
+        device_no, stream_no, batch = devices[plan.key.edge_device_id], numbers[plan.key], plan.batch
+        late, received_at = batch.late, batch.received_at
+        for seq, payload, timestamp, _, name, version, defect, classes in plan.fresh:
+            yield (
+                device_no, stream_no, models[name, version], seq, timestamp, received_at, late, defect, classes,
+                payload,
+            )  # fmt: skip
 
 
-def _explain_all(db: sqlite3.Connection, stream_no: int, batch: Batch) -> int:
-    """Note why numbers will not come; how many refusals were not told before (those without a number count anew)."""
-    refused = 0
-    for loss in batch.losses:
-        _explain(db, stream_no, Gap(loss.from_seq, loss.to_seq, loss.reason))
-    for rejection in batch.rejected:
-        if rejection.seq is None or batch.stream_id is None:
-            refused += 1
-        else:
-            reason = f"rejected: {rejection.error}"[:REASON_CHARS_MAX]
-            refused += _explain(db, stream_no, Gap(rejection.seq, rejection.seq, reason))
-    return refused
-
-
-def _explain(db: sqlite3.Connection, stream_no: int, new: Gap) -> bool:
-    """Note the reason of a range; False if exactly that was known already."""
-    span = Span(new.from_seq, new.to_seq)
-    window = _window(stream_no, span)
-    touching = [Gap(*row) for row in db.execute(_EXPLAINED_TOUCHING, window)]
-    after = overlay(touching, new)
-    if after == touching:
-        return False
-    stored = [Span(*row) for row in db.execute(_STORED_TOUCHING, window)]
-    settled = [*stored, *(Span(gap.from_seq, gap.to_seq) for gap in touching)]
-    db.execute(
-        "UPDATE streams SET explained = explained + ? WHERE stream_no = ?", (size(uncovered(settled, span)), stream_no)
-    )
-    db.executemany(
-        "DELETE FROM explained_ranges WHERE stream_no = ? AND low = ?", [(stream_no, gap.from_seq) for gap in touching]
-    )
-    db.executemany(
-        "INSERT INTO explained_ranges VALUES (?, ?, ?, ?)",
-        [(stream_no, gap.from_seq, gap.to_seq, gap.reason) for gap in after],
-    )
-    return True
+def _close_streams(db: sqlite3.Connection, numbers: Numbers, streams: Mapping[StreamKey, Stream]) -> None:
+    """Write back what has changed of the ranges and the sums."""
+    for key, stream in streams.items():
+        number = numbers[key]
+        gone, new = stream.stored_changes()
+        db.executemany(
+            "DELETE FROM stored_ranges WHERE stream_no = ? AND low = ?", [(number, span.low) for span in gone]
+        )
+        db.executemany("INSERT INTO stored_ranges VALUES (?, ?, ?)", [(number, *span) for span in new])
+        known, told = stream.explained_changes()
+        db.executemany(
+            "DELETE FROM explained_ranges WHERE stream_no = ? AND low = ?", [(number, gap.from_seq) for gap in known]
+        )
+        db.executemany(
+            "INSERT INTO explained_ranges VALUES (?, ?, ?, ?)",
+            [(number, gap.from_seq, gap.to_seq, gap.reason) for gap in told],
+        )
+        db.execute(
+            "UPDATE streams SET last_seq = max(last_seq, ?), stored = stored + ?, explained = explained + ?,"
+            " unnumbered = unnumbered + ?, duplicates = duplicates + ?, conflicts = conflicts + ?,"
+            " rejected = rejected + ? WHERE stream_no = ?",
+            (*stream.sums(), number),
+        )

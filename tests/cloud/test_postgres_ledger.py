@@ -9,42 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.postgres import postgres
-from cloud.ledger import Cursor, Gap, LedgerUnavailable, LedgerUnusable, Query, postgres_read, postgres_write
-from cloud.ledger.books import Book, window
+from cloud.ledger import Cursor, LedgerUnavailable, LedgerUnusable, Query, postgres_read, postgres_write
 from cloud.ledger.postgres import _open, open_postgres
 from cloud.ledger.postgres_schema import DAYS_AHEAD, STEPS, day_of, stored_days
 from cloud.ledger.postgres_text import pack, unpack
-from cloud.ledger.ranges import Span
 from tests.cloud.world import NOON, batch
 from tests.places import MEMORY_DISK
 
 DAY = 86_400.0
-seqs = st.integers(1, 30)
-told = st.lists(
-    st.one_of(st.lists(seqs, max_size=8), st.tuples(seqs, seqs, st.sampled_from(["evicted", "expired"]))), max_size=15
-)
-
-
-@given(told)
-def test_a_book_keeps_exactly_what_was_stored_and_why_the_rest_will_not_come(told):
-    book = Book([], [])
-    stored: set[int] = set()
-    reasons: dict[int, str] = {}
-    for one in told:
-        if isinstance(one, list):
-            assert book.note_stored(set(one)) == stored & set(one)
-            stored |= set(one)
-        else:
-            low, high, reason = min(one[:2]), max(one[:2]), one[2]
-            news = any(reasons.get(n) != reason for n in range(low, high + 1))
-            assert book.explain(Gap(low, high, reason)) == news
-            reasons |= dict.fromkeys(range(low, high + 1), reason)
-    assert {n for span in book.stored for n in range(span.low, span.high + 1)} == stored
-    assert len(book.stored) == sum(n - 1 not in stored for n in stored), "ranges that adjoin must be merged"
-    assert {n: gap.reason for gap in book.explained for n in range(gap.from_seq, gap.to_seq + 1)} == reasons
-    assert book.explained == sorted(book.explained, key=lambda gap: gap.from_seq)
-    assert (book.stored_more, book.explained_more) == (len(stored), len(reasons.keys() - stored))
-    assert book.last_seq == max([0, *stored, *reasons])
 
 
 @given(st.text(alphabet="\0\1\2a"), st.text(alphabet="\0\1\2a"))
@@ -209,8 +181,3 @@ async def test_a_page_is_read_along_an_index_of_each_day(database):
                 said = "\n".join(row[0] for row in db.execute(query.encode(), values).fetchall())
                 assert "->  Sort" not in said, said
                 assert "Seq Scan" not in said, said
-
-
-def test_spans_and_gaps_of_a_window_are_what_lies_around_it():
-    assert window([batch(5, 9, losses=[(2, 3, "x")], rejected=[(11, "bad")])]) == Span(1, 12)
-    assert window([batch(None, stream=None), batch()]) is None

@@ -55,7 +55,7 @@ def test_the_audit_names_exactly_the_numbers_that_are_missing_and_why(told):
     with contextlib.closing(connection()) as db:
         for sent, lost in told:
             losses = [(min(a, b), max(a, b), reason) for a, b, reason in lost]
-            answer = sqlite_write.ingest(db, batch(*sent, losses=losses))
+            (answer,) = sqlite_write.ingest_all(db, [batch(*sent, losses=losses)])
             assert answer.accepted == len(set(sent) - stored)
             assert answer.counts() == len(sent)
             duplicates += answer.duplicates
@@ -100,14 +100,14 @@ async def test_a_disk_that_refuses_a_commit_stores_nothing_and_says_so_until_it_
 
 async def test_a_failure_in_the_middle_of_a_commit_takes_all_of_it_back(monkeypatch):
     async with open_ledger(MEMORY, **opened) as ledger:
-        real = sqlite_write._explain_all
+        real = sqlite_write._close_streams
 
-        def full(db, stream_no, posted):
-            if posted.losses:
+        def full(db, numbers, streams):
+            if any(stream.book.explained for stream in streams.values()):
                 raise sqlite3.OperationalError("database or disk is full")
-            return real(db, stream_no, posted)
+            return real(db, numbers, streams)
 
-        monkeypatch.setattr(sqlite_write, "_explain_all", full)
+        monkeypatch.setattr(sqlite_write, "_close_streams", full)
         with pytest.raises(LedgerUnavailable, match="disk is full"):
             await ledger.ingest(batch(1, 2, losses=[(3, 3, "evicted")]))
         assert await ledger.audit("cam") is None
@@ -118,7 +118,7 @@ async def test_reads_do_not_wait_for_a_writer_and_see_only_what_is_committed(tmp
     async with open_ledger(str(tmp_path / "cloud.db"), **opened) as ledger:
         await ledger.ingest(batch(1))
         ledger._files.writing.execute("BEGIN IMMEDIATE")
-        sqlite_write.ingest(ledger._files.writing, batch(2))
+        sqlite_write.ingest_all(ledger._files.writing, [batch(2)])
         assert (await ledger.stats()).total.total_predictions == 1
         ledger._files.writing.execute("COMMIT")
         assert (await ledger.stats()).total.total_predictions == 2
@@ -190,7 +190,7 @@ def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_s
         migrate(old)
         for seqs, late in (((2, 3), False), ((7,), True)):
             body = envelope(*(payload(n, inference_time_ms=n, timestamp=NOON + n * 100) for n in seqs), late=late)
-            sqlite_write.ingest(new, intake.check_batch(intake.open_body(body, ""), NOON + 900))
+            sqlite_write.ingest_all(new, [intake.check_batch(intake.open_body(body, ""), NOON + 900)])
         rows = "SELECT * FROM rollups WHERE grain_s > 0 ORDER BY grain_s, start"
         assert old.execute(rows).fetchall() == new.execute(rows).fetchall()
         stats = sqlite_rollups.stats(old, EVERYTHING, NOON)
