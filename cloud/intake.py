@@ -9,6 +9,8 @@ from cloud import wire
 from cloud.ledger import Batch, Record
 
 RECORDS_MAX = wire.BATCH_RECORDS_MAX
+FEW_CLASSES = 4
+"""More classes in one image are not remembered: a thousand of the longest would take hundreds of megabytes."""
 ERROR_CHARS_MAX = 300
 """An error may quote what was sent; longer ones are cut."""
 
@@ -126,9 +128,15 @@ def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
     )
 
 
-@functools.lru_cache(maxsize=1024)
 def _classes(names: tuple[str, ...]) -> str:
+    return _few_classes(names) if len(names) <= FEW_CLASSES else _spell(names)
+
+
+def _spell(names: tuple[str, ...]) -> str:
     return msgspec.json.encode(sorted(names)).decode()
+
+
+_few_classes = functools.lru_cache(maxsize=1024)(_spell)
 
 
 def _number_of(raw: msgspec.Raw) -> int | None:

@@ -45,7 +45,7 @@ class Record(NamedTuple):
     model_version: str
     defect_detected: bool
     classes: str | None
-    """JSON array of the distinct classes among the detections, or None without any."""
+    """The distinct classes among the detections as a JSON array without spaces, or None without any."""
 
 
 @attrs.frozen

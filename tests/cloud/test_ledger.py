@@ -5,6 +5,7 @@ import json
 import random
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -389,6 +390,17 @@ async def test_two_ledgers_on_one_store_do_not_store_a_number_twice(opened):
         assert sum(answer.duplicates for answer in answers) == 100
         assert (await one.stats()).total.total_predictions == 100
         assert len(await every(one)) == 100
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "{a,b}", "NULL", "", "a\0b", "é\n\t", "x" * 2_000])
+async def test_a_class_is_found_whatever_its_name_is(opened, name):
+    async with opened() as ledger:
+        names = [[name, "other"], ["other", name], [name], ["a", "b"], [f",{name}"], [f'"{name}"', f"{name}\\"], None]
+        for seq, listed in enumerate(names, 1):
+            classes = None if listed is None else msgspec.json.encode(listed).decode()
+            await ledger.ingest(batch(seq, classes=classes))
+        assert sorted(await every(ledger, class_name=name)) == [1, 2, 3]
+        assert await every(ledger, class_name=name, since=NOON + 1) == []
 
 
 HOSTILE = {
