@@ -46,11 +46,9 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path, how, code):
     database = tmp_path / "cloud.db"
     with cloud(database) as (process, url), httpx.Client(base_url=url) as client:
         assert client.post("/log", content=envelope(payload(1), payload(2))).json()["accepted"] == 2
-        # The client's connection stays open: an idle device must not hold up a stop.
-        began = time.monotonic()
+        # The client's connection stays open; that it holds up nothing is timed exactly in test_stopping.py.
         process.send_signal(how)
-        assert process.wait(timeout=20) == code
-        assert time.monotonic() - began < 4
+        assert process.wait(timeout=60) == code
         logged = [json.loads(line) for line in process.stderr.read().splitlines()]
         # A kill may come between the answer and its line.
         expected = [("request", 200)] if logged or how != signal.SIGKILL else []
