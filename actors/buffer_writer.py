@@ -7,10 +7,12 @@ from functools import partial
 import attrs
 import structlog
 import trio
+from msgspec.structs import replace
 from trio_util import AsyncValue
 
 from actors.claims import Claims
-from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Receipt, Stream
+from actors.groups import GROUP_BYTES_MAX, answer, gather
+from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Stream
 from actors.ports.chores import perform
 from actors.ports.disk import Disk, look_up
 from actors.ports.forks import renumber
@@ -20,12 +22,9 @@ from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
 from actors.streams import stream_of
 from actors.strokes import Strokes
-from actors.tail import Tail, json_bytes
+from actors.tail import Tail
 from actors.tasks import Chore, TaskRefused
 
-GROUP_ENTRIES_MAX = 4_096
-GROUP_BYTES_MAX = 1 << 20
-"""Callers that pile up before a full disk must not become a group larger than all the room there can ever be."""
 CONTROL_MAX = 256
 """Outcomes that share one trip to the disk."""
 TIDY_EVERY_S = 1.0
@@ -87,6 +86,8 @@ class _Desk:
     turned_away: int = attrs.field(default=0, init=False)
     renumbered: int = attrs.field(default=0, init=False)
     trouble: str = attrs.field(default="", init=False)
+    delivers: bool = attrs.field(default=True, init=False)
+    """Whether anybody takes what is passed on: not where delivery is switched off, nor once the pipeline ends."""
     full: bool = attrs.field(default=False, init=False)
     """Whether the last accept found the buffer at its cap."""
     strokes: Strokes = attrs.field(init=False, default=attrs.Factory(lambda self: Strokes(self.disk), takes_self=True))
@@ -161,23 +162,22 @@ class _Desk:
     def answer(self, group: Sequence[Accept], records: Sequence[Stored]) -> None:
         """A receipt for every entry, to whoever asked."""
         streams = self.disk.store.names.streams if self.disk.store else (Stream("", ""),)
-        stream_id = stream_of(streams, records[0].seq if records else 0).stream_id  # one group is of one stream
-        start = 0
-        for accept in group:
-            mine = records[start : start + len(accept.entries)]
-            start += len(accept.entries)
-            if accept.reply is not None:
-                known = [receipt(stream_id, record) for record in mine]
-                missing = len(accept.entries) - len(mine)
-                accept.reply.put((*known, *(receipt(stream_id, None) for _ in range(missing))))
+        seq = records[0].seq if records else 0
+        answer(group, records, stream_of(streams, seq).stream_id)  # one group is of one stream
 
     def hand_on(self, records: Sequence[Stored]) -> None:
         """Pass predictions to the live lane, never waiting for it: what does not fit is the backlog's."""
+        if not self.delivers:
+            return
         passed_on = 0
-        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+        try:
             for record in records:
                 self.stored.send_nowait(record)
                 passed_on += 1
+        except trio.WouldBlock:
+            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.delivers = False
         self.in_flight.take(seqs_of([record.seq for record in records[:passed_on]]))
         if passed_on < len(records):
             self.nudge()
@@ -286,7 +286,7 @@ class _Desk:
                 seen = await self.disk.do(Store.books)
                 if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:
                     log.warning("set_aside_dropped", copies=gone, kept_bytes=seen.set_aside_bytes, reason="room")
-                self.books.value = attrs.evolve(seen, in_memory=len(self.tail), turned_away=self.turned_away)
+                self.books.value = replace(seen, in_memory=len(self.tail), turned_away=self.turned_away)
             except (DiskTrouble, BufferFull) as exc:
                 self.in_trouble(str(exc))
             self.note()
@@ -319,7 +319,7 @@ class _Desk:
         """Show the counts that have just changed; sizes and ages follow with the next tidy stroke."""
         seen = self.books.value
         if store := self.disk.store:
-            seen = attrs.evolve(
+            seen = replace(
                 seen,
                 stream_id=store.names.streams[-1].stream_id,
                 streams=store.names.streams,
@@ -329,7 +329,7 @@ class _Desk:
                 sent=store.sent_count,
                 degraded=store.journal_trouble,
             )
-        self.books.value = attrs.evolve(
+        self.books.value = replace(
             seen,
             in_flight=len(self.in_flight),
             in_memory=len(self.tail),
@@ -354,36 +354,6 @@ class _Desk:
         """Tell recovery that something is pending; one nudge waiting is as good as many."""
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             self.nudges.send_nowait(None)
-
-
-def receipt(stream_id: str, record: Stored | None) -> Receipt:
-    """What is told of one prediction: durable under a number, kept in memory, or turned away."""
-    if record is None:
-        return Receipt(stream_id, None, durable=False, accepted=False)
-    if record.seq < 0:
-        return Receipt(stream_id, None, durable=False)
-    return Receipt(stream_id, record.seq, durable=True)
-
-
-async def gather(
-    first: Accept, accepts: trio.MemoryReceiveChannel[Accept], group_min: int, group_wait_s: float
-) -> list[Accept]:
-    """All that waits, and if that is fewer than `group_min` predictions, what comes within `group_wait_s`."""
-    group = [first]
-    count, size = len(first.entries), json_bytes(first.entries)
-    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while count < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
-            group.append(accepts.receive_nowait())
-            count += len(group[-1].entries)
-            size += json_bytes(group[-1].entries)
-    with trio.move_on_after(group_wait_s):
-        while count < group_min:
-            try:
-                group.append(await accepts.receive())
-            except trio.EndOfChannel:
-                break
-            count += len(group[-1].entries)
-    return group
 
 
 def together(outcomes: Sequence[Outcome]) -> list[Outcome]:

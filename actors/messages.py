@@ -1,7 +1,7 @@
 """What crosses a channel (the map: `actors/__init__.py`): frozen, small, named for what happened.
 
-Of ours it imports only numbers and the wire contract. The two that are made for every prediction are msgspec's: made
-in C, in a fifth of the time.
+Of ours it imports only numbers and the wire contract. Those that are made for every prediction, or anew with every
+group, are msgspec's: made in C, in a fifth of the time.
 """
 
 import enum
@@ -255,8 +255,7 @@ class Knobs:
 # --- what actors show of themselves (state cells, read by the monitor)
 
 
-@attrs.frozen
-class Books:
+class Books(Struct, frozen=True):
     """buffer_writer's account of the disk. Counts are predictions of this stream, sizes are bytes on disk."""
 
     stream_id: str = ""

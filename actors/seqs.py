@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from typing import overload
 
-import attrs
+from msgspec import Struct
 
 from cloud.wire import join_payloads
 
@@ -12,8 +12,7 @@ Span = tuple[int, int]
 """A run of numbers that follow on each other, both ends included."""
 
 
-@attrs.frozen
-class Stored:
+class Stored(Struct, frozen=True, gc=False):
     """A prediction on its way to the cloud; `payload` is byte for byte what goes on the wire.
 
     A `seq` below zero is the handle of one that only memory holds (`tail.py`): its payload carries no number.

@@ -41,6 +41,7 @@ SHARED = (
     "pacing",
     "verdict",
     "strokes",
+    "groups",
     "tail",
     "audit",
     "reloading",

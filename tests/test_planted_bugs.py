@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 
 from actors import buffer_writer, recovery, uplink
 from actors.messages import Fate
@@ -261,7 +262,7 @@ def replay_marks_what_it_brings_as_sent(patch):
     rows_of = rows.rows_of
 
     def optimistic(seen, now):
-        return [attrs.evolve(row, status="sent", sent_at=now) for row in rows_of(seen, now)]
+        return [replace(row, status="sent", sent_at=now) for row in rows_of(seen, now)]
 
     patch.setattr(replay, "rows_of", optimistic)
 

@@ -8,7 +8,7 @@ import attrs
 
 from actors.ports.buffer import Buffer, bury_range, ranges
 from actors.ports.opening import BufferFull
-from actors.ports.rows import Row, insert_rows
+from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
 from actors.tasks import Done, Saved, Task, TaskKind
 from cloud.wire import WireError, check_payload
@@ -130,7 +130,7 @@ def _put_back(rows: Sequence[Saved], connection: sqlite3.Connection) -> Done:
     changed = 0
     for row in rows:
         prediction = check_payload(payload := row.payload.encode())
-        fresh = Row(row.seq, payload, prediction.image_id, prediction.timestamp, row.buffered_at)
+        fresh = fresh_row(row.seq, payload, prediction.image_id, prediction.timestamp, row.buffered_at)
         added = insert_rows(connection, [fresh])
         if added:
             _lift_tombstone(row.seq, connection)

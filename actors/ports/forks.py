@@ -11,7 +11,7 @@ import google_crc32c
 
 from actors.ports.buffer import Buffer
 from actors.ports.opening import DiskTrouble
-from actors.ports.rows import Row, insert_rows
+from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
 from actors.seqs import Seqs
 from actors.tasks import Done
@@ -50,7 +50,7 @@ def _copy(seqs: Seqs, next_seq: int, now: float, connection: sqlite3.Connection)
     ]
     for new, (old, payload, *columns) in enumerate(rows, next_seq):
         again = number_payload(new, b"{" + payload[len(b'{"seq":%d,' % old) :])
-        insert_rows(connection, [Row(new, again, *columns)])
+        insert_rows(connection, [fresh_row(new, again, *columns)])
         connection.execute(
             "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = ? WHERE id = ?",
             (now, f"the cloud has another prediction under this number; this one goes out as {new}", old),

@@ -10,7 +10,7 @@ from actors.messages import Entry
 from actors.ports.held import Held
 from actors.ports.journal import Journal, JournalError, encode_line
 from actors.ports.opening import BufferFull, StoreLocked, StoreOptions
-from actors.ports.rows import Row
+from actors.ports.rows import Row, fresh_row
 from actors.seqs import Seqs, Stored
 from cloud.wire import number_payload
 
@@ -56,7 +56,7 @@ class Front:
             )
         now = self.options.now()
         rows = [
-            Row(seq, number_payload(seq, entry.body), entry.image_id, entry.timestamp, now)
+            fresh_row(seq, number_payload(seq, entry.body), entry.image_id, entry.timestamp, now)
             for seq, entry in enumerate(entries, self.next_seq)
         ]
         size = self.size_bytes()

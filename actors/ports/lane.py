@@ -43,7 +43,12 @@ class _ThreadLane:
         self._busy = False
 
     async def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._turn:
+        try:
+            self._turn.acquire_nowait()  # `acquire` would give up a turn of the loop even where nobody is before us
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             if self._wake < 0:
                 self._start()
             if self._busy:  # a KeyboardInterrupt has torn the last caller away from it
@@ -51,6 +56,8 @@ class _ThreadLane:
             self._busy = True
             self._work.put(partial(function, *args, **kwargs))
             return cast("T", (await self._result()).unwrap())
+        finally:
+            self._turn.release()
 
     async def _result(self) -> outcome.Outcome[object]:
         """What the call that has begun made of it."""

@@ -1,23 +1,20 @@
 """Rows of `prediction_buffer`, and the quick way to put many of them in."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import attrs
 import google_crc32c
 import msgspec
 
 from actors.ports.journal import Scan
 
 ROWS_A_STATEMENT = 50
-_INSERT_FRESH = (
-    "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at, payload_crc32c)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
-)
+"""Many in one statement take half of the time of as many statements."""
+_FRESH = "id, prediction_data, image_id, timestamp, buffered_at, payload_crc32c"
+_ALL = _FRESH + ", status, sent_at, retry_count, last_error"
 
 
-@attrs.define
-class Row:
+class Row(msgspec.Struct, gc=False):
     """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970.
 
     `crc32c` is of the payload as it was accepted.
@@ -28,52 +25,51 @@ class Row:
     image_id: str
     timestamp: float
     buffered_at: float
+    crc32c: int
     status: str = "pending"
     sent_at: float | None = None
     retry_count: int = 0
     last_error: str | None = None
-    crc32c: int = attrs.Factory(lambda self: google_crc32c.value(self.payload), takes_self=True)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is as it was accepted: waiting, never tried."""
+        return self.status == "pending" and not self.retry_count and self.last_error is None
+
+
+def fresh_row(seq: int, payload: bytes, image_id: str, timestamp: float, buffered_at: float) -> Row:
+    """A row of a prediction that was never tried, with the checksum of its payload."""
+    return Row(seq, payload, image_id, timestamp, buffered_at, google_crc32c.value(payload))
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     """Put rows in, skipping numbers that are there already; says how many were new."""
-    fresh = [row for row in rows if row.status == "pending" and not row.retry_count and row.last_error is None]
-    added = _insert_fresh(connection, fresh)
-    if len(fresh) < len(rows):
-        others = connection.executemany(
-            "INSERT OR IGNORE INTO prediction_buffer (id, prediction_data, image_id, timestamp, buffered_at,"
-            " status, sent_at, retry_count, last_error, payload_crc32c) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    row.seq,
-                    row.payload.decode(),
-                    row.image_id,
-                    row.timestamp,
-                    row.buffered_at,
-                    row.status,
-                    row.sent_at,
-                    row.retry_count,
-                    row.last_error,
-                    row.crc32c,
-                )
-                for row in rows
-                if row.status != "pending" or row.retry_count or row.last_error is not None
-            ],
-        )
-        added += max(others.rowcount, 0)
-    return added
+    others = [row for row in rows if not row.fresh]
+    fresh = [row for row in rows if row.fresh] if others else rows
+    return _insert(connection, _FRESH, _fresh_values, fresh) + _insert(connection, _ALL, _all_values, others)
 
 
-def _insert_fresh(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Rows as they come from the journal, many in one statement: that takes less than half of the time."""
+def _insert(
+    connection: sqlite3.Connection, columns: str, values_of: Callable[[Row], tuple[object, ...]], rows: Sequence[Row]
+) -> int:
+    head = f"INSERT OR IGNORE INTO prediction_buffer ({columns}) VALUES "  # noqa: S608
+    one = f"({', '.join('?' for _ in columns.split(','))})"
     added = 0
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         values: list[object] = []
         some = rows[start : start + ROWS_A_STATEMENT]
         for row in some:
-            values += (row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at, row.crc32c)
-        added += connection.execute(_INSERT_FRESH + ", (?, ?, ?, ?, ?, ?)" * (len(some) - 1), values).rowcount
+            values += values_of(row)
+        added += connection.execute(head + ", ".join([one] * len(some)), values).rowcount
     return added
+
+
+def _fresh_values(row: Row) -> tuple[object, ...]:
+    return row.seq, row.payload.decode(), row.image_id, row.timestamp, row.buffered_at, row.crc32c
+
+
+def _all_values(row: Row) -> tuple[object, ...]:
+    return *_fresh_values(row), row.status, row.sent_at, row.retry_count, row.last_error
 
 
 class _Columns(msgspec.Struct):
@@ -90,4 +86,4 @@ def rows_of(seen: Scan, now: float) -> list[Row]:
 
 def _row(seq: int, payload: bytes, now: float) -> Row:
     columns = msgspec.json.decode(payload, type=_Columns)
-    return Row(seq, payload, columns.image_id, columns.timestamp, now)
+    return fresh_row(seq, payload, columns.image_id, columns.timestamp, now)

@@ -246,8 +246,8 @@ def _salvaged_rows(path: Path) -> Iterator[Row]:
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for seq, payload, *rest in connection.execute(
-                    "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, status, sent_at,"  # noqa: S608
-                    f" retry_count, last_error, {checksum} FROM prediction_buffer NOT INDEXED ORDER BY id {order}"
+                    f"SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, {checksum},"  # noqa: S608
+                    f" status, sent_at, retry_count, last_error FROM prediction_buffer NOT INDEXED ORDER BY id {order}"
                 ):
                     if order == "DESC" and seq <= highest:
                         return

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from actors import monitor
@@ -21,7 +21,7 @@ SET = 1.8e9
 
 def test_status_puts_the_cells_together():
     cells = Cells()
-    cells.books.value = attrs.evolve(WELL, disk_answered_at=18.0)
+    cells.books.value = replace(WELL, disk_answered_at=18.0)
     cells.link.value = Link(LinkState.UP, "probe: 200", since=5.0)
     cells.drain.value = Drain(active=True, runs=2, sent=7, rate_per_s=1.5)
     cells.traffic.value = Traffic(retried=4, duplicates=1)
@@ -46,7 +46,7 @@ async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_
     with capture_logs() as told:
         nursery.start_soon(look_for_ever, cells)
         await trio.sleep(0.5)
-        cells.books.value = attrs.evolve(WELL, failed=101)
+        cells.books.value = replace(WELL, failed=101)
         await trio.sleep(10.0)
         cells.books.value = WELL
         await trio.sleep(2.0)
@@ -86,7 +86,7 @@ async def test_changes_are_passed_on_and_one_that_does_not_fit_holds_nothing_up(
     nursery.start_soon(partial(monitor.run, changes, cells=cells, bounds=Bounds(), now=lambda: SET))
     await trio.sleep(0.5)
     for failed in (101, 0, 101, 0):
-        cells.books.value = attrs.evolve(WELL, failed=failed)
+        cells.books.value = replace(WELL, failed=failed)
         await trio.sleep(1.0)
     assert cells.pulse.value.looked_at == 4.0
     sentence = "101 predictions were refused by the cloud"
@@ -114,7 +114,7 @@ async def test_accepted_but_not_delivered_is_noticed_after_its_bound_and_over_wi
 async def test_a_disk_that_hangs_is_an_alert_and_the_device_neither_healthy_nor_ready(autojump_clock, nursery):
     cells = Cells()
     cells.vision.value = Vision(model_version="v1")
-    cells.books.value = attrs.evolve(WELL, disk_answered_at=0.0)
+    cells.books.value = replace(WELL, disk_answered_at=0.0)
     nursery.start_soon(look_for_ever, cells)
     await trio.sleep(31.5)
     seen = status_of("cam", cells, now=SET, monotonic=trio.current_time(), bounds=Bounds())
@@ -129,7 +129,7 @@ async def test_rates_are_means_of_the_last_seconds(autojump_clock, nursery):
     await trio.sleep(5.5)
     assert cells.pulse.value.accepted_per_s == 0.0, "the books are not open: what they begin with was not accepted now"
     for second in range(80):
-        cells.books.value = attrs.evolve(WELL, last_seq=1_000 + 4 * second, size_bytes=100 + 10 * second)
+        cells.books.value = replace(WELL, last_seq=1_000 + 4 * second, size_bytes=100 + 10 * second)
         cells.vision.value = Vision(frames=5 * second)
         cells.traffic.value = Traffic(sent=2 * second, rejected=second)
         await trio.sleep(1.0)
@@ -191,7 +191,7 @@ def test_a_step_back_from_a_wrong_future_is_forgiven_in_the_end():
 def test_an_alert_of_each_look_stands_in_the_pulse_with_its_beginning():
     cells = Cells()
     watch = Watch(Bounds())
-    cells.books.value = attrs.evolve(WELL, failed=101)
+    cells.books.value = replace(WELL, failed=101)
     watch.look(cells, now=SET, at=5.0, lag_s=0.0)
     watch.look(cells, now=SET + 1, at=6.0, lag_s=0.0)
     assert cells.pulse.value.alert_since == {"failed_high": 5.0}

@@ -1,7 +1,7 @@
 """readiness: alive means that loop and disk answer; ready means that the device does its work, and things move."""
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 from actors.messages import Books, Link, LinkState, Pulse, Vision
 from actors.readiness import DISK_SILENCE_S, LOOP_SILENCE_S, Bounds, failing, stuck, unready
@@ -29,7 +29,7 @@ def test_a_disk_that_hangs_is_failing():
 
 def test_a_disk_that_answers_with_an_error_is_alive_but_not_ready():
     """A restart would lose what memory holds."""
-    full = attrs.evolve(BOOKS, trouble="No space left on device", in_memory=7)
+    full = replace(BOOKS, trouble="No space left on device", in_memory=7)
     assert failing(full, Pulse(looked_at=101.0), monotonic=101.0) == ()
     assert unready(full, UP, SEES, Pulse(), bounds=BOUNDS) == ("the disk refuses: No space left on device",)
 

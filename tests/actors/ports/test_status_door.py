@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from quart_trio import QuartTrio
 
 from actors.messages import Books, Link, LinkState, PipelineClosed, Pulse, Receipt, Vision
@@ -82,7 +83,7 @@ async def test_all_is_well(device):
 
 
 async def test_a_disk_that_hangs_fails_the_health_with_its_reason(device):
-    device.cells.books.value = attrs.evolve(GOOD, disk_answered_at=60.0)
+    device.cells.books.value = replace(GOOD, disk_answered_at=60.0)
     health = await device.get("/health")
     assert health.status_code == 503
     assert await health.get_json() == {"status": "failing", "reasons": ["the disk has not answered for 40 s"]}
