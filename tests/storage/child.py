@@ -61,6 +61,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Of the calls that change a file, the first that fails; and how many do, and with which error."""
     fail_calls: int = 0
     fail_with: int = 0
+    halved: int = 0
+    """So many writes among them take half of their bytes instead."""
 
 
 class Clock:
@@ -235,11 +237,15 @@ def faults(order: Order) -> None:
     """The workload, from the start on, while some calls fail; then the disk is well again, and all must be as usual."""
     shim = ctypes.CDLL(None)
     clock = Clock(1_000.0)
-    shim.keep_synced_fail(ctypes.c_long(order.fail_from), ctypes.c_long(order.fail_calls), order.fail_with)
+    shim.keep_synced_fail(
+        ctypes.c_long(order.fail_from), ctypes.c_long(order.fail_calls), order.fail_with, ctypes.c_long(order.halved)
+    )
     store = None
     while store is None:
         with contextlib.suppress(DiskTrouble):  # as the device does: it tries again until the disk lets it
             store = Store.open(DEVICE, options(order, clock))
+    kept = (Path(order.folder) / "buffer-quarantine").glob("*")
+    tell(f"aside {store.recovered.bytes_set_aside} " + " ".join(path.read_bytes().hex() for path in kept))
     hand = Hand(store, Teller(), order, clock)
     refused = 0
     for step in steps(hand):
@@ -249,7 +255,7 @@ def faults(order: Order) -> None:
             tell("well")
             return
     tell(f"calls {shim.keep_synced_calls()} refused {refused}")
-    shim.keep_synced_fail(ctypes.c_long(-1), ctypes.c_long(0), 0)
+    shim.keep_synced_fail(ctypes.c_long(-1), ctypes.c_long(0), 0, ctypes.c_long(0))
     clock.now += 20.0
     assert done(store, hand.flush), "the disk is well, and the store tidies up"
     assert done(store, partial(hand.accept, 2))

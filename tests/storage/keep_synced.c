@@ -5,7 +5,8 @@
  * have left: what was synced, and any part of what was not. A note is: kind, length of the path, offset, length of the
  * data, path, data. Bytes written through a memory map are not seen (SQLite's -shm file, which no start ever reads).
  *
- * `keep_synced_fail` lets some of these calls fail instead, as on a disk that is full or read-only for a while.
+ * `keep_synced_fail` lets some of these calls fail instead, as on a disk that is full, read-only or bad for a while, or
+ * lets writes take half of what they were given.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,24 +35,29 @@ static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 static char folder[PATH_MAX];
 static int log_fd = -1;
 
-static long calls, fail_from = -1, fail_to = -1;
+static long calls, fail_from = -1, fail_to = -1, shorts;
 static int fail_with;
 
-/* From now on count the calls; those from `from` on, `count` of them, fail with the error `problem`. */
-void keep_synced_fail(long from, long count, int problem) {
+/* From now on count the calls. Of those from `from` on, `count` of them, the first `halved` writes take half of their bytes;
+ * all others fail with the error `problem` (0: they don't). */
+void keep_synced_fail(long from, long count, int problem, long halved) {
     pthread_mutex_lock(&order);
-    calls = 0, fail_from = from, fail_to = from + count, fail_with = problem;
+    calls = 0, fail_from = from, fail_to = from + count, fail_with = problem, shorts = halved;
     pthread_mutex_unlock(&order);
 }
 long keep_synced_calls(void) { return calls; }
 
-/* Whether this call is to fail. */
-static int refused(const char *name) {
+/* Whether this call is to fail. Of a write, `bytes` is how much it was given, and then how much it takes. */
+static int refused(const char *name, size_t *bytes) {
     if (!name || fail_from < 0) return 0;
     long number = calls++;
     if (number < fail_from || number >= fail_to) return 0;
+    if (bytes && *bytes > 1 && shorts > 0) {
+        shorts--, *bytes /= 2;
+        return 0;
+    }
     errno = fail_with;
-    return 1;
+    return fail_with != 0;
 }
 
 #define REAL(name) ((__typeof__(&name))real(#name))
@@ -116,7 +122,7 @@ static int open_noted(int at, const char *path, int flags, mode_t mode) {
     pthread_mutex_lock(&order);
     const char *name = flags & (O_CREAT | O_TRUNC) ? ours_at(at, path, room) : NULL;
     int there = name && fstatat(at, path, &before, 0) == 0;
-    int fd = refused(name) ? -1 : REAL(openat)(at, path, flags, mode);
+    int fd = refused(name, NULL) ? -1 : REAL(openat)(at, path, flags, mode);
     int problem = errno;
     if (fd >= 0 && name && !there) put('c', name, 0, "", 0);
     if (fd >= 0 && name && there && flags & O_TRUNC) put('t', name, 0, "", 0);
@@ -153,20 +159,21 @@ static ssize_t wrote(int fd, const void *data, ssize_t done, int64_t offset) {
     return done;
 }
 
-#define LOCKED(type, name, call)                    \
+#define LOCKED(type, name, call) COUNTED(type, name, NULL, call)
+#define COUNTED(type, name, bytes, call)            \
     char there[PATH_MAX];                           \
     pthread_mutex_lock(&order);                     \
     int armed = fail_from >= 0;                     \
-    type result = armed && refused(name) ? -1 : (call); \
+    type result = armed && refused(name, bytes) ? -1 : (call); \
     int problem = errno;                            \
     pthread_mutex_unlock(&order);                   \
     errno = problem;                                \
     return result;
 #define FD ours_fd(fd, there)
 
-ssize_t write(int fd, const void *data, size_t bytes) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(write)(fd, data, bytes), -1)) }
-ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(pwrite)(fd, data, bytes, at), at)) }
-ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) { LOCKED(ssize_t, FD, wrote(fd, data, REAL(pwrite64)(fd, data, bytes, at), at)) }
+ssize_t write(int fd, const void *data, size_t bytes) { COUNTED(ssize_t, FD, &bytes, wrote(fd, data, REAL(write)(fd, data, bytes), -1)) }
+ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) { COUNTED(ssize_t, FD, &bytes, wrote(fd, data, REAL(pwrite)(fd, data, bytes, at), at)) }
+ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) { COUNTED(ssize_t, FD, &bytes, wrote(fd, data, REAL(pwrite64)(fd, data, bytes, at), at)) }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     char room[PATH_MAX];
