@@ -245,13 +245,17 @@ def faults(order: Order) -> None:
         with contextlib.suppress(DiskTrouble):  # as the device does: it tries again until the disk lets it
             store = Store.open(DEVICE, options(order, clock))
     kept = (Path(order.folder) / "buffer-quarantine").glob("*")
-    tell(f"aside {store.recovered.bytes_set_aside} " + " ".join(path.read_bytes().hex() for path in kept))
+    tell(" ".join(["aside", *(path.read_bytes().hex() for path in kept)]))
     hand = Hand(store, Teller(), order, clock)
     refused = 0
     for step in steps(hand):
         refused += not done(store, step)
-        if order.trouble == "killed" and shim.keep_synced_calls() > order.fail_from:
+        if order.trouble.startswith("killed") and shim.keep_synced_calls() > order.fail_from:
             tell(f"calls {shim.keep_synced_calls()} refused {refused}")
+            if order.trouble == "killed behind the next group":
+                shim.keep_synced_fail(ctypes.c_long(-1), ctypes.c_long(0), 0, ctypes.c_long(0))
+                done(store, store.tidy)  # from now on the journal is tried again
+                done(store, partial(hand.accept, 2))
             tell("well")
             return
     tell(f"calls {shim.keep_synced_calls()} refused {refused}")
