@@ -7,8 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from actors.buffer_writer import gather
 from actors.gathering import GROUP_MAX, PERIOD_S, Gathering
+from actors.groups import gather
 from actors.messages import Accept, Entry
 from actors.pipeline import Ports, open_pipeline
 from actors.ports.frames import Frame

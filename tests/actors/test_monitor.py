@@ -60,7 +60,7 @@ async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_
 async def test_alerts_of_one_look_are_told_in_the_order_of_their_table(autojump_clock, nursery):
     """In a set's order they would come in another one in every process, and no simulated run would replay."""
     cells = Cells()
-    trouble = attrs.evolve(WELL, failed=101, trouble="read-only", in_memory=3, degraded="journal", size_bytes=950)
+    trouble = replace(WELL, failed=101, trouble="read-only", in_memory=3, degraded="journal", size_bytes=950)
     with capture_logs() as told:
         nursery.start_soon(look_for_ever, cells)
         await trio.sleep(0.5)

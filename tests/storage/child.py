@@ -271,7 +271,7 @@ def faults(order: Order) -> None:
     tell("well")
 
 
-def done(store: Store, step: Callable[[], None]) -> bool:
+def done(store: Store, step: Callable[[], object]) -> bool:
     """Do it as the device does (`disk.py`); False where the disk refuses. Anything else ends the process."""
     try:
         if store.needs_rebuild:
