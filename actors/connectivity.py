@@ -1,5 +1,6 @@
 """Decide whether the link to the cloud is up, from what requests tell, and from probes when nothing else does."""
 
+import math
 import random
 
 import attrs
@@ -12,20 +13,29 @@ from actors.messages import Link, LinkState, Report, Sign
 from actors.ports.client import CloudClient, Unreachable
 from actors.verdict import judge_probe
 
-PROBE_MULTIPLIER = 1.1
-"""While down the pauses grow by this from 1 s: about a fifth of the outage so far, until the interval bounds them."""
+PROBE_MULTIPLIER = 1.05
+"""While down the pauses grow by this from 1 s: about a tenth of the outage so far, until the interval bounds them."""
+PROBE_SILENT_S = 1.0
+"""While nobody answers at all, probes begin this often or up to twice, also beside those that still wait: they are a
+burden to nobody, and a link that returns for two seconds is met."""
+PROBES_MAX = 12
+"""That may be under way at once; the client has room for more connections."""
 
 log = structlog.get_logger()
 
 
 @attrs.frozen
 class Event:
-    """A sign of the link: a request's (`probe` False), or the answer to a probe that began at `began`."""
+    """A sign of the link: a request's (`probe` False), or the answer to a probe that began at `began`.
+
+    `silent`: it failed without meeting anybody (`Unreachable`).
+    """
 
     sign: Sign
     reason: str = ""
     probe: bool = False
     began: float = 0.0
+    silent: bool = False
 
 
 def advance(link: Link, event: Event, now: float) -> Link:
@@ -69,8 +79,9 @@ async def run(
 ) -> None:
     """Keep `link` true until `reports` end.
 
-    Probes at once, then `interval_s` after the last sign of life; at once again when a request failed; with backoff
-    and jitter, never slower than `interval_s`, while down.
+    Probes at once, then `interval_s` after the last sign of life; at once again when a request failed. While down:
+    every `PROBE_SILENT_S` as long as nobody answers; with backoff and jitter, never slower than `interval_s`, where
+    somebody is there to refuse.
     """
     with reports:
         link.value = attrs.evolve(link.value, since=trio.current_time())
@@ -93,13 +104,20 @@ class _Watch:
     timeout_s: float
     due_at: float = 0.0
     failures: int = 0
-    """Probes in a row that found the link down."""
+    """Probes in a row that somebody refused."""
+    silent: bool = False
+    """Whether the last probe met nobody."""
+    met_at: float = -math.inf
+    """When somebody was last met."""
+    probes: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(PROBES_MAX))
     hurry: trio.Event = attrs.field(factory=trio.Event)
     """Set when the probe can't wait for its time."""
 
     def note(self, event: Event) -> None:
         """Take an event in: move the link, and the next probe's time."""
         now = trio.current_time()
+        if event.probe and event.sign is Sign.FAILED and event.began < self.met_at:
+            return  # it has been on its way since before somebody was met: that is old news
         old = self.link.value
         new = self.link.value = advance(old, event, now)
         if new.state is not old.state:
@@ -116,6 +134,13 @@ class _Watch:
                 self.due_at = now
                 self.hurry.set()
             return
+        was_silent, self.silent = self.silent, event.silent
+        if event.silent:
+            self.failures = 0
+            if not was_silent:  # else the next one is due by when this one began
+                self.due_at = now + self._silent_pause_s()
+            return
+        self.met_at = now
         self.failures = self.failures + 1 if new.state is LinkState.DOWN else 0
         self.due_at = now + self._pause_s(new)
 
@@ -124,21 +149,34 @@ class _Watch:
             return self.interval_s
         return backoff_s(self.failures - 1, multiplier=PROBE_MULTIPLIER, rng=self.rng, max_s=self.interval_s)
 
+    def _silent_pause_s(self) -> float:
+        return min(self.rng.uniform(0.5, 1.0) * PROBE_SILENT_S, self.interval_s)
+
     async def probe_forever(self) -> None:
         """Probe whenever it is due."""
-        while True:
-            await self._probe()
-            while (pause_s := self.due_at - trio.current_time()) > 0:
-                self.hurry = trio.Event()
-                with trio.move_on_after(pause_s):
-                    await self.hurry.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                answered = trio.Event()
+                await self.probes.acquire()
+                nursery.start_soon(self._probe, answered)
+                if self.silent:
+                    self.due_at = trio.current_time() + self._silent_pause_s()
+                else:
+                    await answered.wait()
+                while (pause_s := self.due_at - trio.current_time()) > 0:
+                    self.hurry = trio.Event()
+                    with trio.move_on_after(pause_s):
+                        await self.hurry.wait()
 
-    async def _probe(self) -> None:
+    async def _probe(self, answered: trio.Event) -> None:
         began = trio.current_time()
+        silent = False
         try:
             answer = await self.client.probe(timeout_s=self.timeout_s)
         except Unreachable as exc:
-            sign, reason = Sign.FAILED, f"probe: {exc.reason}"
+            sign, reason, silent = Sign.FAILED, f"probe: {exc.reason}", exc.silent
         else:
             sign, reason = judge_probe(answer.status, answer.headers)
-        self.note(Event(sign, reason, probe=True, began=began))
+        self.probes.release()
+        self.note(Event(sign, reason, probe=True, began=began, silent=silent))
+        answered.set()

@@ -48,7 +48,7 @@ ALERT_CHANGES_MAX = 64
 REQUESTS_MAX = 4
 FLUSH_RESERVE_S = buffer_writer.CLOSE_S
 """Of the grace of a shutdown so much is kept for the disk, and the network gets the rest."""
-RECOVERY_JITTER_S = 1.0
+RECOVERY_JITTER_S = 0.5
 """A drain begins after a random pause of up to so long, so that a fleet does not return in one instant."""
 
 P = ParamSpec("P")

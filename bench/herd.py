@@ -29,6 +29,7 @@ from actors.messages import (
     Report,
     Traffic,
 )
+from actors.pipeline import RECOVERY_JITTER_S
 from actors.ports.client import CloudAnswer
 from actors.seqs import Stored
 from bench.load import START
@@ -165,7 +166,7 @@ async def _drain(client: _Client, backlog: int, rng: random.Random) -> None:
         async def recover() -> None:
             await recovery.run(
                 nudges, control_in, batches_in,
-                link=link, drain=AsyncValue(Drain()), knobs=knobs, start_jitter_s=1.0, rng=rng,
+                link=link, drain=AsyncValue(Drain()), knobs=knobs, start_jitter_s=RECOVERY_JITTER_S, rng=rng,
             )  # fmt: skip
 
         async def watch() -> None:

@@ -187,7 +187,7 @@ class Row:
 
 LIVE = [5.0, 5.5, 6.5, 8.5]
 """Full jitter below 1, 2 and 4 seconds; of each the middle."""
-FAILING = [*LIVE, 8.5 + HALF * RECOVERY_JITTER_S, 10.0, 12.0, 16.0, 24.0, 40.0]
+FAILING = [*LIVE, *(8.5 + HALF * RECOVERY_JITTER_S + after for after in (0, 1, 3, 7, 15, 31))]
 """Then the backlog's: below 2, 4, 8, 16 and 32 seconds."""
 REFUSED = [5.0, 35.0 + HALF * RECOVERY_JITTER_S]
 """One attempt each time that a probe finds the cloud there, an interval later."""
@@ -220,10 +220,16 @@ ROWS = [
         status="sent",
     ),
     refused(
-        name="400 for the envelope", fault=answers(400), offers=[5.0] * 8 + [35.5] * 8, reason="even an empty batch"
+        name="400 for the envelope",
+        fault=answers(400),
+        offers=[5.0] * 8 + [REFUSED[1]] * 8,
+        reason="even an empty batch",
     ),
     refused(
-        name="422 for the envelope", fault=answers(422), offers=[5.0] * 8 + [35.5] * 8, reason="even an empty batch"
+        name="422 for the envelope",
+        fault=answers(422),
+        offers=[5.0] * 8 + [REFUSED[1]] * 8,
+        reason="even an empty batch",
     ),
     refused(name="401", fault=answers(401), reason="401"),
     refused(name="403", fault=answers(403), reason="403"),

@@ -1,7 +1,9 @@
 """The door to the cloud: one POST or one probe at a time, bounded in time and size, every failure under one name."""
 
+import errno
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ import structlog
 import trio
 
 from actors.ports.lane import RunSync, thread_lane
-from actors.ports.tls import Tls, explain
+from actors.ports.tls import Tls, causes, explain
 from cloud import wire
 
 ANSWER_BYTES_MAX = 1024 * 1024
@@ -26,17 +28,22 @@ INLINE_BYTES_MAX = 64 * 1024
 CONNECTIONS_MAX = 16
 KEEPALIVE_S = 4.0
 """Shorter than the 5 s after which common servers hang up, so that a POST rarely meets a closing connection."""
+NOBODY_ERRNOS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)
 HEADERS_KEPT = ("content-type", "date", "location", "retry-after", "holdfast-wire")
 
 log = structlog.get_logger()
 
 
 class Unreachable(Exception):
-    """No answer, or not a whole one; `reason` says why, in words fit for a log (never a secret in it)."""
+    """No answer, or not a whole one; `reason` says why, in words fit for a log (never a secret in it).
 
-    def __init__(self, reason: str) -> None:
+    `silent`: nobody was met at all, not even one who refused: no name, no way there, or no answer in time.
+    """
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.silent = silent
 
 
 @attrs.frozen
@@ -172,7 +179,7 @@ class CloudClient:
             with trio.fail_after(timeout_s):
                 return await self._exchange("HEAD", self._health_url)
         except trio.TooSlowError as exc:
-            raise Unreachable(f"no answer within {timeout_s:g} s") from exc
+            raise Unreachable(f"no answer within {timeout_s:g} s", silent=True) from exc
 
     async def audit(self, device_id: str) -> CloudAnswer:
         """The answer to `GET devices/{device_id}/audit`. `Unreachable` within `timeout_s`."""
@@ -228,11 +235,17 @@ class CloudClient:
                     await response.aclose()
         except httpx.TransportError as exc:
             reason = explain(exc) or str(exc) or "the connection broke off"
-            raise Unreachable(f"{type(exc).__name__}: {reason}") from exc
+            raise Unreachable(f"{type(exc).__name__}: {reason}", silent=_nobody_met(exc)) from exc
         if taken := response.headers.get("accept-encoding"):
             self._taken = _parse_accept(taken)
         kept = {name: response.headers[name] for name in HEADERS_KEPT if name in response.headers}
         return CloudAnswer(response.status_code, kept, _plain(body, response.headers.get("content-encoding", "")))
+
+
+def _nobody_met(error: BaseException) -> bool:
+    """Whether the connection failed before anybody could refuse it, at every address of the name."""
+    told = [cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno is not None]
+    return bool(told) and all(isinstance(one, socket.gaierror) or one.errno in NOBODY_ERRNOS for one in told)
 
 
 def _transport(context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:

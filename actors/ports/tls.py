@@ -91,7 +91,7 @@ def _why(error: Exception) -> str:
 
 def fault(error: BaseException) -> ssl.SSLError | None:
     """The TLS error behind a failed connection, if there is one."""
-    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
+    return next((cause for cause in causes(error) if isinstance(cause, ssl.SSLError)), None)
 
 
 def explain(error: BaseException) -> str | None:
@@ -103,12 +103,16 @@ def explain(error: BaseException) -> str | None:
         reason = (tls.reason or "handshake failed").replace("_", " ").lower()
         shown = " (is CLOUD_TLS_CERT_FILE the one it expects?)" if "certificate" in reason else ""
         return f"TLS: {reason}{shown}"
-    name = next((cause for cause in _causes(error) if isinstance(cause, socket.gaierror)), None)
+    name = next((cause for cause in causes(error) if isinstance(cause, socket.gaierror)), None)
     return None if name is None else f"the name of the cloud can't be resolved: {name.strerror}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what lies behind it, each of several that came together too."""
     at: BaseException | None = error
     while at is not None:
         yield at
+        if isinstance(at, BaseExceptionGroup):
+            for one in at.exceptions:
+                yield from causes(one)
         at = at.__cause__ or at.__context__

@@ -1,4 +1,6 @@
+import errno
 import os
+import socket
 
 import httpx
 import pytest
@@ -328,3 +330,32 @@ async def test_every_transport_error_has_the_one_name(error, autojump_clock):
 async def test_a_real_closed_port_is_unreachable_too():
     async with CloudClient("http://127.0.0.1:9/log", timeout_s=5) as client:
         assert (await reason_of(client)).startswith("ConnectError")
+
+
+def failed(*errnos):
+    """As it comes through the HTTP library when a name has several addresses."""
+    error = OSError("all attempts to connect to 10.0.0.1:80 failed")
+    error.__cause__ = ExceptionGroup("", [OSError(number, "told") for number in errnos])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "silent"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
+        (failed(errno.ENETUNREACH, errno.EHOSTUNREACH), True),
+        (failed(errno.ENETUNREACH, errno.ECONNREFUSED), False),
+        (OSError(errno.ECONNREFUSED, "Connection refused"), False),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
+        (None, False),
+    ],
+)
+async def test_it_says_whether_anybody_was_met_at_all(cause, silent, autojump_clock):
+    def fail(request):
+        raise httpx.ConnectError("no way") from cause
+
+    async with CloudClient(ENDPOINT, timeout_s=1, run_sync=run_inline, transport=httpx.MockTransport(fail)) as client:
+        with pytest.raises(Unreachable) as caught:
+            await client.probe(timeout_s=1)
+    assert caught.value.silent is silent

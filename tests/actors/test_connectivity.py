@@ -1,6 +1,8 @@
 import math
 import random
 from functools import partial
+from itertools import pairwise
+from typing import cast
 
 import pytest
 import structlog
@@ -11,9 +13,9 @@ from trio_util import AsyncValue
 
 from actors import connectivity
 from actors.backoff import backoff_s
-from actors.connectivity import PROBE_MULTIPLIER, Event, advance
+from actors.connectivity import PROBE_MULTIPLIER, PROBE_SILENT_S, Event, advance
 from actors.messages import Link, LinkState, Report, Sign
-from actors.ports.client import CloudClient
+from actors.ports.client import CloudAnswer, CloudClient, Unreachable
 from actors.ports.lane import run_inline
 from tests.network import Network
 
@@ -186,6 +188,64 @@ async def test_while_down_probes_come_with_seeded_backoff_from_1_s_and_never_slo
     world.network.heal()
     await trio.sleep(30)
     assert world.state is UP
+
+
+class Void:
+    """A way that swallows everything, or carries a probe in no time; an hour of probes costs no HTTP."""
+
+    def __init__(self, nursery):
+        self.open, self.refuses = False, False
+        self.probes: list[float] = []
+        self.link = AsyncValue(Link(UNKNOWN))
+        self.reports, inbox = trio.open_memory_channel[Report](0)
+        client = cast("CloudClient", self)
+        nursery.start_soon(partial(connectivity.run, inbox, link=self.link, client=client, rng=random.Random(SEED)))
+
+    async def probe(self, *, timeout_s):
+        self.probes.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.refuses:
+            raise Unreachable("ConnectError: refused")
+        if not self.open:
+            await trio.sleep(timeout_s)
+            raise Unreachable(f"no answer within {timeout_s:g} s", silent=True)
+        return CloudAnswer(200, {"holdfast-wire": "1"}, b"")
+
+
+async def test_while_nobody_answers_probes_begin_within_every_second_and_do_not_wait_for_each_other(
+    autojump_clock, servers
+):
+    """A black hole answers none of them: each would take 5 s, and a window between them would be missed."""
+    void = Void(servers)
+    await trio.sleep(3_600)
+    assert void.link.value.state is DOWN
+    first, *gaps = [after - before for before, after in pairwise(void.probes)]
+    assert 5.5 <= first <= 6.0, "whether anybody is there is not known yet"
+    assert all(0.5 <= gap <= 1.0 for gap in gaps)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_window_of_two_seconds_in_an_hour_of_silence_is_met_wherever_it_falls(autojump_clock, servers, seed):
+    void = Void(servers)
+    await trio.sleep(3_600 + random.Random(seed).uniform(0, 30))
+    assert void.link.value.state is DOWN
+    void.open, began = True, trio.current_time()
+    await void.link.wait_value(lambda link: link.state is UP)
+    assert trio.current_time() - began <= PROBE_SILENT_S
+    await trio.sleep_until(began + 2)
+    void.open = False
+    await trio.sleep(10)
+    assert void.link.value.state is UP, "what began before the window is no news of it"
+
+
+async def test_where_somebody_refuses_after_a_long_silence_the_backoff_starts_from_its_beginning(
+    autojump_clock, servers
+):
+    void = Void(servers)
+    await trio.sleep(600)
+    void.refuses = True
+    await trio.sleep(10)
+    assert len([at for at in void.probes if at > 601]) >= 5
 
 
 async def test_reports_of_failures_do_not_hurry_the_backoff(autojump_clock, world, servers):
