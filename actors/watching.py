@@ -65,7 +65,7 @@ class Watch:
         try:
             while not (self.ended or self.stopping.is_set()):
                 try:
-                    await self._call(self.source.open)
+                    await self._open()
                     await (self._see_freshest() if self.source.live else self._see_all())
                 except SourceDown as exc:
                     with trio.move_on_after(CLOSE_S):
@@ -75,6 +75,26 @@ class Watch:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await self.lane(self.source.close)
         log.info("source_ended", source=self.source.name, frames=self._frames, by_itself=self.ended)
+
+    async def _open(self) -> None:
+        """Open the source; a live one that is being opened when the end comes is left behind, like one that hangs."""
+        if not self.source.live:
+            await self._call(self.source.open)
+            return
+        down: SourceDown | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_the_end, nursery.cancel_scope)
+            try:
+                await self._call(self.source.open)
+            except SourceDown as exc:  # raised outside of the nursery
+                down = exc
+            nursery.cancel_scope.cancel()
+        if down is not None:
+            raise down
+
+    async def _cancel_at_the_end(self, scope: trio.CancelScope) -> None:
+        await self.stopping.wait()
+        scope.cancel()
 
     # --- files: every frame, and what is durable is noted
 

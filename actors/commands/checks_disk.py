@@ -32,6 +32,7 @@ async def disk(settings: Settings, runs: bool) -> AsyncIterator[Check]:
 
     Nothing but a small file in the folder is written, and that is removed.
     """
+    del runs
     folder = settings.buffer_db_path.parent
     there, rights = await _aside(partial(place, folder))
     yield rights
@@ -41,7 +42,7 @@ async def disk(settings: Settings, runs: bool) -> AsyncIterator[Check]:
         yield await _aside(partial(permissions, folder))
     yield await _aside(partial(room, there, settings))
     yield await _aside(partial(sync_speed, there))
-    yield await _aside(partial(books, settings, runs))
+    yield await _aside(partial(books, settings))
 
 
 async def _aside(work: Callable[[], Found]) -> Found:
@@ -102,7 +103,7 @@ def sync_speed(there: Path) -> Check:
     return ok("sync", seen)
 
 
-def books(settings: Settings, runs: bool) -> Check:
+def books(settings: Settings) -> Check:
     """Whether the buffer reads, and what it holds."""
     if not settings.buffer_db_path.exists():
         return ok("buffer", f"none yet at {settings.buffer_db_path}; the first start makes it")
@@ -112,7 +113,6 @@ def books(settings: Settings, runs: bool) -> Check:
     except NoBooks as exc:
         return failed("buffer", str(exc), "app.py buffer repair")
     seen = f"{count(stats['pending'])} pending, {count(stats['failed'])} quarantined"
-    seen += "; a device runs on it" if runs else ""
     if stats["failed"] > FAILED_MAX:
         return warn("buffer", seen, "app.py buffer list --status failed shows why; buffer reset-failed tries again")
     return ok("buffer", seen)

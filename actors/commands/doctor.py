@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ GROUPS: tuple[tuple[str, Group, float], ...] = (
 """The groups of checks, and what each may take in seconds; what is not done by then is told as failed."""
 FIRST_S = 10.0
 """What reading the settings may take, and what asking a running device may."""
+LOOK_UP = "docs/operations.md says what to do about it"
 REMIND_S = 5.0
 """How often stderr says what is being waited for."""
 
@@ -79,12 +80,14 @@ async def examine(config: Path | None, flags: dict[str, Any], tell: Tell, remind
     tell(ok("settings", f"{len(settings.origins)} set, {source or 'no TOML file'}"))
     for warning in settings.warnings:
         tell(warn("settings", warning, "mend the name, or take it out"))
-    runs = await first(Begun("device", FIRST_S), partial(device_runs, settings), remind)
-    if runs is None:
+    device = await first(Begun("device", FIRST_S), partial(running_device, settings), remind)
+    if device is None:
         seen = f"one has this buffer, but says nothing within {FIRST_S:g} s"
         tell(failed("device", seen, "see its log; kill -9 costs nothing that it accepted, then start it again"))
+    for check in how_it_runs(device) if device else ():
+        tell(check)
     for name, group, limit_s in GROUPS:
-        await bounded(Begun(name, limit_s), group(settings, runs is not False), tell, remind)
+        await bounded(Begun(name, limit_s), group(settings, device != {}), tell, remind)
 
 
 async def first(begun: Begun, work: Callable[[], Found], remind: Remind) -> Found | None:
@@ -133,14 +136,24 @@ def read(config: Path | None, flags: dict[str, Any]) -> Settings | SettingsError
         return exc
 
 
-def device_runs(settings: Settings) -> bool:
-    """Whether a device answers behind the control door of this buffer."""
+def running_device(settings: Settings) -> dict[str, Any]:
+    """What the device that runs on this buffer says of itself; empty if none does."""
     try:
         with door(settings.buffer_db_path) as device:
-            device.status()
-            return True
+            return device.status()
     except NoDoor:
-        return False
+        return {}
+
+
+def how_it_runs(status: dict[str, Any]) -> Iterator[Check]:
+    """What a running device itself finds wrong: nobody knows it sooner."""
+    reasons = [*status["failing"], *status["unready"]]
+    if reasons:
+        yield warn("device", f"runs, but is not ready: {'; '.join(reasons)}", LOOK_UP)
+    else:
+        yield ok("device", "runs, and is ready")
+    for name, alert in status["alert_details"].items():
+        yield warn(name, alert["detail"], LOOK_UP)
 
 
 def lines_of(check: Check) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, MutableMapping
@@ -16,6 +17,8 @@ from actors.repeats import Repeats
 from actors.settings import LogLevel
 
 LEVELS = {LogLevel.DEBUG: 10, LogLevel.INFO: 20, LogLevel.WARNING: 30, LogLevel.ERROR: 40}
+OPENCV_QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+"""OpenCV writes to stderr as it likes, between our lines; what is wrong with a camera it tells by its answers too."""
 LIMITED = ("warning", "error", "critical")
 """What may come from something that fails again and again. An info tells of a change, and is always told."""
 
@@ -31,6 +34,8 @@ class Logs:
 
     def begin(self, level: LogLevel) -> None:
         """Send structlog's events to stderr, and the warnings of libraries with them."""
+        for name, quiet in OPENCV_QUIET.items():
+            os.environ.setdefault(name, quiet)
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
         self.set_level(level)
 

@@ -28,6 +28,7 @@ BAR_CHARS = 18
 BAR_CHARS_NARROW = 10
 NARROW_CHARS = 72
 NAME_CHARS = 10
+GAP_CHARS = 2
 GONE_S = 3.0
 """So long a device may be silent (it starts again, say) before the view says so."""
 LINK_STYLES = {"up": "green", "down": "bold red", "refused": "bold red", "suspect": "yellow", "unknown": "yellow"}
@@ -143,11 +144,11 @@ def line(view: View) -> str:
 def screen(view: View, width: int, height: int) -> Group:
     """The view, cut to a terminal of that size."""
     found = view.found
-    rows = Table.grid(padding=(0, 2))
+    rows = Table.grid(padding=(0, GAP_CHARS))
     rows.add_column(style="dim", no_wrap=True, min_width=NAME_CHARS)
-    rows.add_column(overflow="ellipsis", no_wrap=True)
+    rows.add_column(no_wrap=True)
     for name, text in _rows(view, BAR_CHARS if width >= NARROW_CHARS else BAR_CHARS_NARROW):
-        rows.add_row(name, text)
+        rows.add_row(name, _cut(text, width - NAME_CHARS - GAP_CHARS))
     parts: list[Any] = [_head(view, width), Text(""), rows, Text("")]
     room = height - len(rows.rows) - 5
     parts += [_cut(text, width) for text in _troubles(found)[: max(room, 1)]]

@@ -127,6 +127,24 @@ async def test_a_stuck_camera_does_not_hold_up_the_end(autojump_clock):
     assert camera.left == 1, "its thread may still be inside: nothing is released under it"
 
 
+async def test_a_camera_that_is_being_opened_does_not_hold_up_the_end(autojump_clock):
+    """An address that swallows every packet: OpenCV tries for half a minute, and a stop has ten seconds."""
+
+    async def opens_for_ever(function, *args, **kwargs):
+        if function.__name__ == "open":
+            await trio.sleep_forever()
+        return function(*args, **kwargs)
+
+    camera = StuckCamera("cam", [1], live=True)
+    world = World(camera, frames_lane=opens_for_ever, stall_s=15.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.run)
+        await trio.sleep(3)
+        world.stop()
+    assert trio.current_time() == 3.0
+    assert camera.left == 1
+
+
 async def test_a_file_on_a_slow_disk_is_not_taken_for_a_stuck_camera(autojump_clock, nursery):
     async def slow(function, *args, **kwargs):
         await trio.sleep(60)

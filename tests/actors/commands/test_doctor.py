@@ -22,11 +22,12 @@ from actors.commands import checks_cloud, checks_vision, doctor
 from actors.commands.checks import Begun, Check, Step, Verdict, ok
 from actors.commands.checks_cloud import EARLIEST, contract, key, skew, why
 from actors.commands.checks_disk import permissions
-from actors.commands.doctor import FIRST_S, REMIND_S
+from actors.commands.doctor import FIRST_S, REMIND_S, how_it_runs
 from actors.ports.client import CloudAnswer
 from actors.ports.detector import DetectorError
 from actors.settings import Settings
 from cloud.wire import WIRE_VERSION
+from tests.actors.commands.test_watch import found
 from tests.commands_world import Shell, make_buffer
 from tests.world import Scratched
 
@@ -210,6 +211,22 @@ def test_permissions_name_the_remedy(tmp_path):
     assert permissions(tmp_path).remedy == f"chmod 700 {tmp_path}"
     tmp_path.chmod(0o700)
     assert permissions(tmp_path).verdict is Verdict.OK
+
+
+# --- a device that runs
+
+
+def test_what_a_running_device_finds_wrong_itself_is_in_the_list():
+    fine = found(ready=True, unready=[])
+    assert list(how_it_runs(fine)) == [ok("device", "runs, and is ready")]
+    full = "buffer full: 15.2 of 16 MiB"
+    alert = {"disk_trouble": {"detail": full, "for_s": 3.0}}
+    checks = list(how_it_runs(found(unready=[f"the disk refuses: {full}"], alert_details=alert)))
+    assert [(check.name, check.verdict.value, check.seen) for check in checks] == [
+        ("device", "warn", f"runs, but is not ready: the disk refuses: {full}"),
+        ("disk_trouble", "warn", full),
+    ]
+    assert all("docs/operations.md" in check.remedy for check in checks)
 
 
 # --- whatever hangs

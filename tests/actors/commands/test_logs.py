@@ -1,12 +1,13 @@
 """Logs: JSON where nobody looks, no secret anywhere, no flood, a level that changes while it runs."""
 
 import json
+import os
 from typing import Any
 
 import pytest
 import structlog
 
-from actors.commands.logs import Logs
+from actors.commands.logs import OPENCV_QUIET, Logs
 from actors.settings import LogLevel
 from tests.commands_world import Shell
 
@@ -100,3 +101,15 @@ def _none(_: object) -> None:
     from actors.ports.detector import DetectorError
 
     raise DetectorError("no model")
+
+
+def test_opencv_writes_nothing_between_our_lines_unless_it_was_asked_to(monkeypatch):
+    for name in OPENCV_QUIET:
+        monkeypatch.setenv(name, "")  # so that it is put back as it was
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENCV_LOG_LEVEL", "DEBUG")
+    try:
+        Logs().begin(LogLevel.INFO)
+        assert {name: os.environ[name] for name in OPENCV_QUIET} == OPENCV_QUIET | {"OPENCV_LOG_LEVEL": "DEBUG"}
+    finally:
+        structlog.reset_defaults()

@@ -82,6 +82,17 @@ def test_it_fits_whatever_happens(width, height):
         assert max(len(text) for text in lines) <= width
 
 
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_what_is_cut_off_is_seen_to_be(width):
+    reason = "403: Authorization: this key is not known " + "z" * 100
+    view = View(found(link={"state": "refused", "reason": reason, "for_s": 9.0}, last_error=reason))
+    lines = {text.split("  ")[0]: text.rstrip() for text in shown(view, width)}
+    assert lines["link"].startswith("link        refused for 9.0 s: 403")
+    for name in ("link", "last error"):
+        assert lines[name].endswith("…")
+        assert len(lines[name]) == width
+
+
 def test_a_narrow_terminal_still_says_how_long_the_disk_lasts():
     (disk,) = (text for text in shown(View(BUSY), 60, 20) if text.startswith("disk"))
     assert disk.rstrip().split("  ")[-1] == "full in 2 h 10 min"
