@@ -17,7 +17,9 @@ from actors.values import ADDRESS, Kind
 TYPO_RATIO = 0.8
 """How alike two names must be before one is taken for a typo of the other (`difflib`'s ratio)."""
 # Read by the cloud or by other commands, so never a typo of ours.
-_OTHERS = ("CLOUD_DATABASE_URL", "CLOUD_API_KEYS", "CLOUD_API_KEYS_FILE", "CLOUD_RETENTION_DAYS")
+_OTHERS = (
+    "CLOUD_DATABASE_URL", "CLOUD_DATABASE_URL_FILE", "CLOUD_API_KEYS", "CLOUD_API_KEYS_FILE", "CLOUD_RETENTION_DAYS",
+)  # fmt: skip
 
 
 @attrs.frozen

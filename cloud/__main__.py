@@ -20,7 +20,7 @@ from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
 from cloud.logs import log_to_stderr
 from cloud.service import create_app
-from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, read_settings
+from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, own_names, read_settings
 from cloud.store import open_store
 
 GRACE_S = 5.0
@@ -101,7 +101,8 @@ def hosting(bind: str) -> Config:
 async def run(settings: Settings) -> None:
     """Serve until a signal comes; then finish what is under way, close the ledger, return."""
     async with open_store(settings.database, retention_s=settings.retention_s) as ledger:
-        app = create_app(ledger, keyring=settings.keyring, limits=settings.limits)
+        names = own_names(settings.host)
+        app = create_app(ledger, keyring=settings.keyring, limits=settings.limits, names=names)
         config = hosting(settings.bind)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:

@@ -6,10 +6,10 @@ from typing import Any
 import attrs
 import msgspec
 
-from cloud.ledger import Bucket, Device, Page, SeriesQuery, Stats, StoredPrediction, StreamAudit, Tally
+from cloud.ledger import Bucket, ConflictPage, Device, Page, SeriesQuery, Stats, StoredPrediction, StreamAudit, Tally
 from cloud.ledger.rollups import BOUNDS_MS, clock_wrong
 from cloud.presence import presence_of
-from cloud.queries import encode_cursor
+from cloud.queries import encode_conflict_cursor, encode_cursor
 
 _encode = msgspec.json.Encoder().encode
 
@@ -97,6 +97,22 @@ def _stream(stream: StreamAudit) -> dict[str, Any]:
         "gaps": [attrs.asdict(gap) for gap in stream.gaps],
         "gaps_total": stream.gaps_total,
     }
+
+
+def conflicts_json(device_id: str, page: ConflictPage) -> bytes:
+    """The body of `GET /devices/{id}/conflicts`."""
+    cursor = None if page.next_cursor is None else encode_conflict_cursor(page.next_cursor)
+    listed = [
+        {
+            "stream_id": item.stream_id,
+            "seq": item.seq,
+            "received_at": item.received_at,
+            "stored": None if item.stored is None else msgspec.Raw(item.stored.encode()),
+            "received": msgspec.Raw(item.received.encode()),
+        }
+        for item in page.items
+    ]
+    return _encode({"edge_device_id": device_id, "conflicts": listed, "next_cursor": cursor})
 
 
 class _Stamped(msgspec.Struct):

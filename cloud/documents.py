@@ -150,3 +150,21 @@ class Audit(Sums, kw_only=True):
 
     edge_device_id: str
     streams: list[Stream]
+
+
+class Conflict(Struct):
+    """A number that came again with another payload. `stored` came first; null once retention has dropped it."""
+
+    stream_id: str
+    seq: int
+    received_at: float
+    stored: wire.Prediction | None
+    received: wire.Prediction
+
+
+class Conflicts(Struct):
+    """By stream and number. `next_cursor` is null behind the last page."""
+
+    edge_device_id: str
+    conflicts: list[Conflict]
+    next_cursor: str | None

@@ -8,7 +8,7 @@ from quart_trio import QuartTrio
 from cloud import wire
 from cloud.connection import CloudRequest
 from cloud.keys import EVERYTHING, Keys, Scope, Verdict
-from cloud.problems import CONTENT_TYPE, Problem
+from cloud.problems import CONTENT_TYPE, DeviceOfAnotherKey, Problem
 from cloud.settings import API_KEYS, API_KEYS_FILE, is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
@@ -41,6 +41,13 @@ def this_request() -> CloudRequest:
     return current
 
 
+def check_device(device_id: str) -> None:
+    """`DeviceOfAnotherKey` where the request's key is bound to another device."""
+    key = this_request().key
+    if key and not key.may_speak_for(device_id):
+        raise DeviceOfAnotherKey(key)
+
+
 def respond(problem: Problem) -> Response:
     """The answer that tells a problem."""
     response = Response(problem.json(this_request().request_id), problem.status, content_type=CONTENT_TYPE)
@@ -48,15 +55,40 @@ def respond(problem: Problem) -> Response:
     return response
 
 
-def guard(app: QuartTrio, keys: Callable[[], Keys], *, loopback_only: bool) -> None:
-    """Check every request before anything of it is read. `loopback_only`: without keys, serve this machine alone."""
+def name_in(host: str) -> str:
+    """The name or the address in a `Host` header, without its port."""
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.rpartition(":")[0] or host
+    return name.lower().removesuffix(".")
+
+
+def _stranger(peer: str | None, host: str, names: frozenset[str]) -> Problem | None:
+    """Why a request is not of this machine: it comes from another one, or a page of another site made it.
+
+    Such a page can have its own name lead here (DNS rebinding) and read what is answered; but the browser then sends
+    that name. Who sends no `Host` at all is no browser.
+    """
+    remedy = f"set {API_KEYS} or {API_KEYS_FILE} and restart"
+    if not is_loopback(peer or "127.0.0.1"):
+        return Problem(403, "no keys are set, so only this machine is served", remedy)
+    if host and not is_loopback(name_in(host)) and name_in(host) not in names:
+        what = "Host: no keys are set, so this machine is served by its own names only"
+        return Problem(403, what, f"ask for localhost or 127.0.0.1, or {remedy}")
+    return None
+
+
+def guard(app: QuartTrio, keys: Callable[[], Keys], *, names: frozenset[str] | None) -> None:
+    """Check every request before anything of it is read.
+
+    `names`: without keys this machine alone is served, under loopback's names and these; None: whoever asks.
+    """
 
     @app.before_request
     async def admit() -> Response | None:
         held = keys()
-        if loopback_only and not held and not is_loopback(request.remote_addr or "127.0.0.1"):
-            remedy = f"set {API_KEYS} or {API_KEYS_FILE} and restart"
-            return respond(Problem(403, "no keys are set, so only this machine is served", remedy))
+        if names is not None and not held:
+            stranger = _stranger(request.remote_addr, request.headers.get("Host", ""), names)
+            if stranger:
+                return respond(stranger)
         if request.path in OPEN_PATHS:
             return None
         scopes = scopes_for(request.path)

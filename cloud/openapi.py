@@ -111,6 +111,15 @@ OPERATIONS = {
     "/devices/<path:device_id>/audit": Operation(
         "Accepted against stored, number by number.", documents.Audit, problems=(404, 503)
     ),
+    "/devices/<path:device_id>/conflicts": Operation(
+        "Numbers that came again with another payload, beside what is stored, by stream and number.",
+        documents.Conflicts,
+        {
+            "limit": {**_LIMIT, "description": f"at most {LIMIT_MAX}"},
+            "cursor": {"type": "string", "description": "the next_cursor of an earlier answer"},
+        },
+        (400, 404, 503),
+    ),
     "/metrics": Operation("Counters, gauges and histograms for Prometheus."),
     "/openapi.json": Operation("This document."),
     "/docs": Operation("This document, for people."),

@@ -1,13 +1,16 @@
 """The parameters of what is asked, read strictly: a filter that is misspelt must not be ignored."""
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from cloud.ledger import MINUTES_KEPT_S, Cursor, Query, SeriesQuery, StatsQuery
+import msgspec
+
+from cloud.ledger import MINUTES_KEPT_S, ConflictCursor, ConflictQuery, Cursor, Query, SeriesQuery, StatsQuery
 from cloud.ledger.rollups import BUCKETS_MAX, starts
-from cloud.wire import SEQ_MAX
+from cloud.wire import SEQ_MAX, Name, Seq
 
 LIMIT = 100
 LIMIT_MAX = 1_000
@@ -48,6 +51,16 @@ def read_export_query(args: Mapping[str, Sequence[str]]) -> tuple[Query, int | N
     """The same for an export, in the largest pages, and how many rows it may have (None: all)."""
     given = _given(args, _TAKEN)
     return _query(given, limit=LIMIT_MAX), _limit(given["limit"], SEQ_MAX) if "limit" in given else None
+
+
+def read_conflict_query(device_id: str, args: Mapping[str, Sequence[str]]) -> ConflictQuery:
+    """What `GET /devices/{id}/conflicts` is asked; `QueryWrong` as above."""
+    given = _given(args, ("limit", "cursor"))
+    return ConflictQuery(
+        device_id,
+        limit=_limit(given["limit"], LIMIT_MAX) if "limit" in given else LIMIT,
+        cursor=decode_conflict_cursor(given["cursor"]) if "cursor" in given else None,
+    )
 
 
 def read_format(args: Mapping[str, Sequence[str]], accepted: str | None) -> Format:
@@ -139,6 +152,24 @@ def decode_cursor(text: str) -> Cursor:
     if not (math.isfinite(cursor.timestamp) and 0 < cursor.number <= SEQ_MAX):
         raise QueryWrong("cursor: takes the next_cursor of an earlier answer")
     return cursor
+
+
+def encode_conflict_cursor(cursor: ConflictCursor) -> str:
+    """The same for a page of conflicts."""
+    plain = msgspec.json.encode((cursor.stream_id, cursor.seq, cursor.digest))
+    return base64.urlsafe_b64encode(plain).decode().rstrip("=")
+
+
+def decode_conflict_cursor(text: str) -> ConflictCursor:
+    """The cursor in such a word; `QueryWrong` if it is none of ours."""
+    try:
+        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return ConflictCursor(*_conflict_cursor_decoder.decode(plain))
+    except (ValueError, msgspec.DecodeError):
+        raise QueryWrong("cursor: takes the next_cursor of an earlier answer") from None
+
+
+_conflict_cursor_decoder = msgspec.json.Decoder(tuple[Name, Seq, bytes])
 
 
 def _truth(text: str) -> bool:

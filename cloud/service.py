@@ -13,12 +13,12 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from cloud import intake, wire
-from cloud.answers import audit_json, devices_json, page_json, series_json, stats_json
+from cloud.answers import audit_json, conflicts_json, devices_json, page_json, series_json, stats_json
 from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange, NoWebsocket
 from cloud.dashboard.routes import Dashboard, dashboard, wants_page
 from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
-from cloud.guard import guard, respond, this_request
+from cloud.guard import check_device, guard, respond, this_request
 from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
 from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
@@ -29,13 +29,14 @@ from cloud.openapi import openapi_document
 from cloud.problems import DeviceOfAnotherKey, Problem, excerpt, problem_of
 from cloud.queries import (
     CONTENT_TYPES,
+    read_conflict_query,
     read_export_query,
     read_format,
     read_query,
     read_series_query,
     read_stats_query,
 )
-from cloud.settings import Settings, read_settings
+from cloud.settings import Settings, own_names, read_settings
 from cloud.sharing import Sharing
 from cloud.store import open_store
 
@@ -49,6 +50,7 @@ ENDPOINTS = {
     " limit, cursor; as JSON lines or CSV by Accept or format=jsonl|csv",
     "GET /devices": "every device that ever sent something",
     "GET /devices/{id}/audit": "accepted against stored, number by number",
+    "GET /devices/{id}/conflicts": "numbers that came again with another payload, beside what is stored; limit, cursor",
     "GET /metrics": "for Prometheus",
     "GET /openapi.json": "all of this for programs",
     "GET /docs": "and for people",
@@ -75,9 +77,13 @@ def create_app(
     *,
     keyring: Keyring | None = None,
     limits: Limits | None = None,
+    names: frozenset[str] | None = None,
     now: Callable[[], float] = time.time,
 ) -> QuartTrio:
     """The service around `ledger`, which the caller opens and closes; the caller also watches the `keyring`.
+
+    `names`: while no key is set it answers to this machine alone, under loopback's names and these; None: to whoever
+    asks, as where it is not reached over a network at all.
 
     Without a ledger (`hypercorn -k trio 'cloud.service:create_app()'`) the settings of the environment hold; the
     app opens the ledger and watches the keys when serving begins, and while no key is set it answers to this machine
@@ -95,11 +101,12 @@ def create_app(
             log_to_stderr()
         keyring = keyring or settings.keyring
         limits = limits or settings.limits
+        names = names or own_names()
         _open_when_serving(app, door, settings)
     held = keyring or Keyring()
     metrics = Metrics.create()
     app.extensions[OBSERVER] = _observer(metrics)
-    guard(app, lambda: held.current, loopback_only=ledger is None)
+    guard(app, lambda: held.current, names=names)
     _answer_errors(app)
     _add_log(app, door, limits or Limits(), metrics, now)
     _add_reads(app, door, now)
@@ -238,13 +245,19 @@ def _add_devices(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
 
     @app.get("/devices/<path:device_id>/audit")
     async def audit(device_id: str) -> Response:
-        key = this_request().key
-        if key and not key.may_speak_for(device_id):
-            raise DeviceOfAnotherKey(key)
+        check_device(device_id)
         streams = await door.ledger.audit(device_id)
-        if streams is None:
-            return respond(Problem(404, "edge_device_id: no such device", "GET /devices lists them"))
-        return _json(audit_json(device_id, streams))
+        return _no_device() if streams is None else _json(audit_json(device_id, streams))
+
+    @app.get("/devices/<path:device_id>/conflicts")
+    async def conflicts(device_id: str) -> Response:
+        check_device(device_id)
+        page = await door.ledger.conflicts(read_conflict_query(device_id, request.args.to_dict(flat=False)))
+        return _no_device() if page is None else _json(conflicts_json(device_id, page))
+
+
+def _no_device() -> Response:
+    return respond(Problem(404, "edge_device_id: no such device", "GET /devices lists them"))
 
 
 def _add_operations(app: QuartTrio, door: _Door, metrics: Metrics, now: Callable[[], float]) -> None:

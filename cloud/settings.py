@@ -4,6 +4,7 @@ import ipaddress
 import math
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +16,8 @@ from cloud.keys import Keys
 from cloud.limits import Limits
 
 DATABASE = "CLOUD_DATABASE_URL"
+DATABASE_FILE = "CLOUD_DATABASE_URL_FILE"
+URL_BYTES_MAX = 4_096
 API_KEYS = "CLOUD_API_KEYS"
 API_KEYS_FILE = "CLOUD_API_KEYS_FILE"
 RETENTION = "CLOUD_RETENTION_DAYS"
@@ -81,7 +84,7 @@ def read_settings(
 ) -> Settings:
     """The settings of `env`; `bind` and `database` are the command line's and go first. `SettingsWrong` lists all."""
     errors: list[str] = []
-    name, value = ("--database", database) if database else (DATABASE, env.get(DATABASE, ""))
+    name, value = ("--database", database) if database else _database_of(env, errors)
     path = _database(name, value, errors) if value else default_database(env)
     keyring = _keys(env, errors)
     days = _number(env, RETENTION, RETENTION_DAYS, errors, takes="days", high=RETENTION_DAYS_MAX)
@@ -109,6 +112,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def own_names(bound: str = "") -> frozenset[str]:
+    """What this machine calls itself, and what it was told to bind: names that nobody else can make lead here."""
+    return frozenset({socket.gethostname().lower(), bound.lower()} - {""})
+
+
 def mask_url(url: str) -> str:
     """The URL without its password, wherever it stands."""
     _, found, rest = url.partition("://")
@@ -117,6 +125,26 @@ def mask_url(url: str) -> str:
         name, _, password = user.partition(":")
         url = url.replace(f"{name}:{password}@", f"{name}:***@", 1)
     return re.sub(r"((?:^|[?&])(?:ssl)?password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _database_of(env: Mapping[str, str], errors: list[str]) -> tuple[str, str]:
+    """The setting that names the database, and what it says; a file keeps a password out of the environment."""
+    source = env.get(DATABASE_FILE, "")
+    if not source:
+        return DATABASE, env.get(DATABASE, "")
+    if env.get(DATABASE):
+        errors.append(f"{DATABASE_FILE}: {source!r}, and {DATABASE} is set, too; takes one of them")
+        return DATABASE_FILE, ""
+    try:
+        with Path(source).expanduser().open("rb") as file:
+            value = file.read(URL_BYTES_MAX + 1).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        errors.append(f"{DATABASE_FILE}: {source!r} can't be read ({exc}); takes a file with one URL in it")
+        return DATABASE_FILE, ""
+    if not value or len(value) > URL_BYTES_MAX or len(value.splitlines()) > 1:
+        errors.append(f"{DATABASE_FILE}: {source!r} does not hold one line; takes a file with one URL in it")
+        return DATABASE_FILE, ""
+    return DATABASE_FILE, value
 
 
 def _database(name: str, value: str, errors: list[str]) -> Path | PostgresUrl:

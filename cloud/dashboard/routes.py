@@ -13,10 +13,11 @@ from quart import Blueprint, Response, render_template, request
 from cloud.dashboard import PAGES, words
 from cloud.dashboard.asked import RANGES, Asked, device_link, read_asked
 from cloud.dashboard.charts import Chart, charts_of
+from cloud.dashboard.conflicts import Shown, shown_of
 from cloud.dashboard.defects import Drawing, drawing_of
 from cloud.dashboard.fleet import fleet_of, reasons_of, row_of
-from cloud.guard import this_request
-from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable, Query
+from cloud.guard import check_device
+from cloud.ledger import ConflictQuery, Ledger, LedgerBusy, LedgerUnavailable, Query
 from cloud.problems import DeviceOfAnotherKey, problem_of
 from cloud.queries import QueryWrong
 
@@ -27,6 +28,8 @@ STREAMS_MAX = 20
 """Streams that a device's page lists, the newest; its audit has them all, too."""
 GAPS_MAX = 20
 """Gaps of a stream that a device's page lists; its audit has them all."""
+CONFLICTS_MAX = 10
+"""Conflicts that a device's page lists; its JSON has them all."""
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 ASSET_S = 31_536_000
 """An address with a digest never changes what it gives."""
@@ -79,9 +82,7 @@ class Dashboard:
         )
 
     async def _device(self, device_id: str) -> Response:
-        key = this_request().key
-        if key and not key.may_speak_for(device_id):
-            raise DeviceOfAnotherKey(key)
+        check_device(device_id)
         asked = read_asked(request.args.to_dict(flat=False))
         ledger, now = self.ledger(), self.now()
         streams = await ledger.audit(device_id)
@@ -97,6 +98,7 @@ class Dashboard:
             streams_total=len(streams),
             reasons=reasons_of(streams),
             gaps_max=GAPS_MAX,
+            conflicts=await _conflicts(ledger, device_id),
             charts=await _charts(ledger, asked, now, device_id),
             drawings=await _drawings(ledger, device_id),
             path=device_link(device_id),
@@ -136,6 +138,11 @@ async def _charts(ledger: Ledger, asked: Asked, now: float, device_id: str | Non
     query = asked.series(now, device_id)
     buckets = await ledger.series(query)
     return await trio.to_thread.run_sync(charts_of, buckets, query.bucket_s, limiter=_drawing)
+
+
+async def _conflicts(ledger: Ledger, device_id: str) -> list[Shown]:
+    page = await ledger.conflicts(ConflictQuery(device_id, limit=CONFLICTS_MAX))
+    return [shown_of(conflict) for conflict in (page.items if page else ())]
 
 
 async def _drawings(ledger: Ledger, device_id: str | None = None) -> list[Drawing]:

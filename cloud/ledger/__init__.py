@@ -127,6 +127,23 @@ MINUTES_KEPT_S = 48 * 3600.0
 """How far back a question may reach by the minute; further back, hours are kept for good."""
 
 
+class ConflictCursor(NamedTuple):
+    """The last conflict of a page; '' for what came without a stream."""
+
+    stream_id: str
+    seq: int
+    digest: bytes
+
+
+@attrs.frozen
+class ConflictQuery:
+    """Which device's conflicts, by stream and number."""
+
+    edge_device_id: str
+    limit: int = 100
+    cursor: ConflictCursor | None = None
+
+
 # --- what comes out
 
 
@@ -256,6 +273,25 @@ class StreamAudit:
         return self.missing - self.explained
 
 
+@attrs.frozen
+class Conflict:
+    """A number that came again with another payload. `stored` came first; None once retention has dropped it."""
+
+    stream_id: str
+    seq: int
+    received_at: float
+    stored: str | None
+    received: str
+
+
+@attrs.frozen
+class ConflictPage:
+    """Some conflicts; `next_cursor` is None behind the last page."""
+
+    items: tuple[Conflict, ...]
+    next_cursor: ConflictCursor | None
+
+
 class Ledger(Protocol):
     """What the routes ask of a store. Every method may raise `LedgerUnavailable`."""
 
@@ -269,7 +305,7 @@ class Ledger(Protocol):
         ...
 
     async def check(self) -> None:
-        """Return if the store answers."""
+        """Return if the store answers, and soon."""
         ...
 
     async def stats(self, query: StatsQuery = EVERYTHING) -> Stats:
@@ -299,4 +335,8 @@ class Ledger(Protocol):
 
     async def audit(self, device_id: str) -> tuple[StreamAudit, ...] | None:
         """The account of each stream of a device, oldest first; None for an unknown device."""
+        ...
+
+    async def conflicts(self, query: ConflictQuery) -> ConflictPage | None:
+        """A page of what came again with another payload, or None for an unknown device."""
         ...

@@ -13,16 +13,20 @@ class RunSync(Protocol):
     """Runs `function(*args)` away from the loop and returns what it returns. Calls never overlap."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Run it; a call that has begun is never abandoned, one that has not begun is skipped when cancelled."""
+        """Run it. Cancelled, a call that has not begun is skipped; one that has begun goes on, its result is lost."""
         ...
 
 
-def thread_lane() -> RunSync:
-    """A lane of its own: one worker thread at a time, but not always the same one."""
-    limiter = trio.CapacityLimiter(1)
+def thread_lane(calls_max: int = 1) -> RunSync:
+    """A lane of its own: so many worker threads at a time, but not always the same ones.
+
+    A call that is cancelled is left behind in its thread, since a store may hang for ever. It keeps its place until it
+    is over: with one place calls never overlap.
+    """
+    limiter = trio.CapacityLimiter(calls_max)
 
     async def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter)
+        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
 
     return run
 

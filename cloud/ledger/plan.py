@@ -40,7 +40,7 @@ class Numbered(NamedTuple):
     seq: int
 
 
-class Conflict(NamedTuple):
+class Contradiction(NamedTuple):
     """A number that came again with another payload."""
 
     number: Numbered
@@ -204,13 +204,13 @@ def unseen(streams: Mapping[StreamKey, Stream], plans: Iterable[Plan]) -> list[N
 
 def compare(
     streams: Mapping[StreamKey, Stream], plans: Sequence[Plan], stored: Mapping[Numbered, str]
-) -> list[Conflict]:
+) -> list[Contradiction]:
     """The repeats with another payload than the first one: these are kept aside, the others count as duplicates.
 
     `stored` has the payloads of what is `unseen`. A prediction that retention has dropped is not among them and can't
     be compared: its number was stored, so the repeat is a duplicate.
     """
-    found: list[Conflict] = []
+    found: list[Contradiction] = []
     for plan in plans:
         stream = streams[plan.key]
         for record in plan.repeats:
@@ -220,7 +220,7 @@ def compare(
             if first is not None and first != record.payload:
                 plan.conflicting.append(record.seq)
                 digest = hashlib.sha256(record.payload.encode()).digest()
-                found.append(Conflict(number, digest, plan.batch.received_at, record.payload))
+                found.append(Contradiction(number, digest, plan.batch.received_at, record.payload))
         stream.duplicates += len(plan.repeats) - len(plan.conflicting)
     return found
 

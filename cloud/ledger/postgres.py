@@ -1,7 +1,7 @@
 """The ledger in PostgreSQL, for any number of replicas: each commits all that waits with it in one transaction."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -13,25 +13,9 @@ import trio
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from cloud import wire
-from cloud.ledger import (
-    EVERYTHING,
-    Batch,
-    Bucket,
-    Device,
-    LedgerBusy,
-    LedgerUnavailable,
-    LedgerUnusable,
-    Page,
-    Query,
-    SeriesQuery,
-    Stats,
-    StatsQuery,
-    StoredPrediction,
-    StreamAudit,
-    postgres_read,
-    postgres_write,
-)
-from cloud.ledger.pages import pages
+from cloud.ledger import Batch, LedgerUnavailable, LedgerUnusable, postgres_read, postgres_write
+from cloud.ledger.desk import Desk
+from cloud.ledger.lane import RunSync, thread_lane
 from cloud.ledger.postgres_schema import Connection, days_ahead, drop_days, make_days, migrate
 from cloud.ledger.queue import CLOSE_S_MAX, CommitQueue
 
@@ -53,106 +37,48 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-@attrs.define(eq=False)
-class PostgresLedger:
-    """**Synopsis:** `async with open_postgres(url) as ledger: answer = await ledger.ingest(batch)`."""
+@attrs.frozen
+class _Transactions:
+    """Connections out of the pool, and the lane that they are used in."""
 
+    _run_sync: RunSync
     _pool: ConnectionPool[Connection]
-    _queue: CommitQueue
-    _now: Callable[[], float]
-    _reads_max: int
-    _reads: int = 0
-    _writing: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
-    _reading: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(READERS))
-    _trouble: str = ""
+    _transact: Callable[[ConnectionPool[Connection], Callable[[Connection], Any]], Any]
 
-    @property
-    def busy(self) -> bool:
-        """Whether `ingest` would be turned away now."""
-        return self._queue.busy
+    async def __call__(self, work: Callable[[Connection], T], /) -> T:
+        """One closure, one transaction."""
+        result: T = await self._run_sync(self._transact, self._pool, work)
+        return result
 
-    @property
-    def commits(self) -> int:
-        """Transactions that stored something since the ledger was opened."""
-        return self._queue.commits
 
-    async def ingest(self, batch: Batch) -> wire.Answer:
-        """Queue the batch and answer after the commit that holds it."""
-        return await self._queue.ingest(batch)
-
-    async def check(self) -> None:
-        """Read, which needs a server that answers."""
-        await self._read(postgres_read.check)
-
-    async def stats(self, query: StatsQuery = EVERYTHING) -> Stats:
-        """Tallies out of the rollups."""
-        return await self._read(partial(postgres_read.stats, query=query, now=self._now()))
-
-    async def series(self, query: SeriesQuery) -> tuple[Bucket, ...]:
-        """Every bucket of the question, out of the rollups."""
-        return await self._read(partial(postgres_read.series, query=query))
-
-    async def predictions(self, query: Query) -> Page:
-        """A page, newest first."""
-        return await self._read(partial(postgres_read.predictions, query=query))
-
-    def export(self, query: Query) -> AsyncGenerator[tuple[StoredPrediction, ...], None]:
-        """Page by page, newest first, until nothing is left."""
-        return pages(self.predictions, query)
-
-    async def devices(self) -> tuple[Device, ...]:
-        """Every device, by its id."""
-        return await self._read(partial(postgres_read.devices, now=self._now()))
-
-    async def audit(self, device_id: str) -> tuple[StreamAudit, ...] | None:
-        """Every stream's account, or None for an unknown device."""
-        return await self._read(partial(postgres_read.audit, device_id=device_id))
+@attrs.define(eq=False)
+class PostgresLedger(Desk[Connection]):
+    """**Synopsis:** `async with open_postgres(url) as ledger: answer = await ledger.ingest(batch)`."""
 
     async def commit(self, batches: Sequence[Batch]) -> list[wire.Answer]:
         """Store them in one transaction."""
         return await self._write(partial(postgres_write.ingest_all, batches=batches))
 
-    async def sweep(self, retention_s: float | None, interval_s: float) -> None:
-        """Make the next days' partitions, drop those that are past retention, now and every `interval_s`."""
-        while True:
-            await self.sweep_once(retention_s)
-            await trio.sleep(interval_s)
-
     async def sweep_once(self, retention_s: float | None) -> None:
-        """One round of that. Of several replicas' rounds all but the first find nothing to do."""
+        """Make the next days' partitions, drop those that are past retention, forget old minutes and conflicts.
+
+        Of several replicas' rounds all but the first find nothing to do.
+        """
         now = self._now()
-        try:
-            await self._write(partial(make_days, days=days_ahead(now)))
-            while await self._write(partial(postgres_write.forget_minutes, now=now)):
-                pass
-            if retention_s is not None:
-                older_than = now - retention_s
-                while await self._write(partial(postgres_write.forget_conflicts, older_than=older_than)):
-                    pass
-                if days := await self._write(partial(drop_days, older_than=older_than)):
-                    log.info("retention_swept", partitions=days)
-        except LedgerUnavailable as exc:
-            log.warning("retention_postponed", error=str(exc))
+        await self._write(partial(make_days, days=days_ahead(now)))
+        while await self._write(partial(postgres_write.forget_minutes, now=now)):
+            pass
+        if retention_s is None:
+            return
+        older_than = now - retention_s
+        while await self._write(partial(postgres_write.forget_conflicts, older_than=older_than)):
+            pass
+        if days := await self._write(partial(drop_days, older_than=older_than)):
+            log.info("retention_swept", partitions=days)
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        try:
-            result = await trio.to_thread.run_sync(_transact, self._pool, work, limiter=self._writing)
-        except LedgerUnavailable as exc:
-            if not self._trouble:
-                log.error("ledger_unavailable", error=str(exc))  # noqa: TRY400  (the cause is in the text)
-            self._trouble = str(exc)
-            raise
-        self._trouble = ""
-        return result
-
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        if self._reads >= self._reads_max:
-            raise LedgerBusy(retry_after_s=1)
-        self._reads += 1
-        try:
-            return await trio.to_thread.run_sync(_snapshot, self._pool, work, limiter=self._reading)
-        finally:
-            self._reads -= 1
+    def touch(self, db: Connection) -> None:
+        """Lock a row, which a server that may only be read refuses."""
+        db.execute("SELECT name FROM holdfast_steps LIMIT 1 FOR UPDATE")
 
 
 def _transact(pool: ConnectionPool[Connection], work: Callable[[Connection], T]) -> T:
@@ -208,7 +134,7 @@ def _open(url: str, shown: str, now: float) -> ConnectionPool[Connection]:
     pool = ConnectionPool[Connection](
         url,
         min_size=1,
-        # The readers, the writer, and one to spare.
+        # The readers, the writer, and who asks whether it answers.
         max_size=READERS + 2,
         open=False,
         check=ConnectionPool.check_connection,
@@ -259,14 +185,21 @@ async def open_postgres(
     `retention_s`: None keeps everything. `LedgerUnusable` where the server does not answer within `START_S_MAX` or
     can't be used; later it may go and come back, and meanwhile every call is `LedgerUnavailable`.
     """
-    pool = await trio.to_thread.run_sync(_open, url, shown, now())
+    opening = thread_lane()
+    pool = await opening(_open, url, shown, now())
     try:
         queue = CommitQueue(waiting_max, waiting_bytes_max)
-        ledger = PostgresLedger(pool, queue, now, reads_max)
-        async with queue.serving(ledger.commit), trio.open_nursery() as sweeping:
-            sweeping.start_soon(ledger.sweep, retention_s, sweep_interval_s, name="ledger_sweeper")
+        ledger = PostgresLedger(
+            postgres_read,
+            _Transactions(thread_lane(), pool, _transact),
+            _Transactions(thread_lane(READERS), pool, _snapshot),
+            _Transactions(thread_lane(), pool, _snapshot),
+            queue,
+            now,
+            reads_max,
+        )
+        async with ledger.serving(retention_s, sweep_interval_s):
             yield ledger
-            sweeping.cancel_scope.cancel()
     finally:
         with trio.move_on_after(CLOSE_S_MAX, shield=True):
-            await trio.to_thread.run_sync(pool.close)
+            await opening(pool.close)

@@ -4,6 +4,8 @@ import math
 
 from cloud.ledger import (
     Bucket,
+    ConflictPage,
+    ConflictQuery,
     Device,
     Gap,
     Page,
@@ -12,14 +14,13 @@ from cloud.ledger import (
     Stats,
     StatsQuery,
     StreamAudit,
-    Tally,
     rollups,
 )
 from cloud.ledger.postgres_schema import Connection, rows
 from cloud.ledger.postgres_text import pack, unpack
 from cloud.ledger.ranges import Span
-from cloud.ledger.rollups import COLUMNS, EVER, MINUTE, Rollup
-from cloud.ledger.rows import account, read_device, read_page
+from cloud.ledger.rollups import COLUMNS, EVER, MINUTE
+from cloud.ledger.rows import account, read_conflicts, read_device, read_page, read_series, read_stats
 
 _SUMS = ", ".join(
     f"max({column})"
@@ -45,6 +46,13 @@ _DEVICES = """WITH ever AS (
     ORDER BY edge_device_id COLLATE "C" """
 
 
+_CONFLICTS = """SELECT c.stream_id, c.seq, c.digest, c.received_at, p.payload, c.payload FROM conflicts c
+    LEFT JOIN LATERAL (SELECT payload FROM predictions AS old WHERE old.edge_device_id = c.edge_device_id
+        AND old.stream_id = c.stream_id AND old.seq = c.seq LIMIT 1) AS p ON true
+    WHERE c.edge_device_id = %s AND (c.stream_id, c.seq, c.digest) > (%s, %s, %s)
+    ORDER BY c.stream_id, c.seq, c.digest LIMIT %s"""
+
+
 def check(db: Connection) -> None:
     """Touch the tables, so that a missing one shows."""
     rows(db, "SELECT count(*) FROM (SELECT 1 FROM devices LIMIT 1) AS one")
@@ -56,28 +64,19 @@ def stats(db: Connection, query: StatsQuery, now: float) -> Stats:
     query = rollups.widen(query, grain)
     where, values = _of_rollups(query, grain)
     (row,) = rows(db, f"SELECT {_SUMS} FROM rollups {where}", values)  # noqa: S608
-    whole = Rollup.from_row(row)
-    by = {
-        name: {
-            unpack(key): Tally(int(count), int(defects))
+    by = [
+        [
+            (unpack(key), count, defects)
             for key, count, defects in rows(
                 db,
                 f"SELECT {name}, sum(predictions), sum(defects) FROM rollups {where} GROUP BY {name}"  # noqa: S608
                 f' ORDER BY {name} COLLATE "C"',
                 values,
             )
-        }
+        ]
         for name in ("edge_device_id", "model_name")
-    }
-    return Stats(
-        total=whole.tally(),
-        by_edge_device=by["edge_device_id"],
-        by_model=by["model_name"],
-        whole=whole.bucket(query.since or 0.0),
-        inference_histogram=tuple(whole.inference_counts),
-        since=query.since,
-        until=query.until,
-    )
+    ]
+    return read_stats(query, row, by)
 
 
 def series(db: Connection, query: SeriesQuery) -> tuple[Bucket, ...]:
@@ -85,16 +84,12 @@ def series(db: Connection, query: SeriesQuery) -> tuple[Bucket, ...]:
     starts = rollups.starts(query)
     asked = StatsQuery(starts.start, starts.stop, query.edge_device_id, query.model_name)
     where, values = _of_rollups(asked, rollups.series_grain(query))
-    found = {
-        row[0]: Rollup.from_row(row[1:])
-        for row in rows(
-            db,
-            f"SELECT start / %s * %s, {_SUMS} FROM rollups {where} GROUP BY 1",  # noqa: S608
-            [query.bucket_s, query.bucket_s, *values],
-        )
-    }
-    empty = Rollup()
-    return tuple(found.get(start, empty).bucket(start) for start in starts)
+    found = rows(
+        db,
+        f"SELECT start / %s * %s, {_SUMS} FROM rollups {where} GROUP BY 1",  # noqa: S608
+        [query.bucket_s, query.bucket_s, *values],
+    )
+    return read_series(query, found)
 
 
 def _of_rollups(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
@@ -184,3 +179,13 @@ def audit(db: Connection, device_id: str) -> tuple[StreamAudit, ...] | None:
         )
         for stream, *counters in streams
     )
+
+
+def conflicts(db: Connection, query: ConflictQuery) -> ConflictPage | None:
+    """A page of what came again with another payload, beside what is stored."""
+    device = pack(query.edge_device_id)
+    if not rows(db, "SELECT 1 FROM devices WHERE edge_device_id = %s", [device]):
+        return None
+    stream, seq, digest = query.cursor or ("", 0, b"")
+    found = rows(db, _CONFLICTS, [device, pack(stream), seq, digest, query.limit + 1])
+    return read_conflicts(query.limit, ((unpack(stream), *rest) for stream, *rest in found))

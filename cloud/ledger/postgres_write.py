@@ -16,7 +16,7 @@ from cloud import wire
 from cloud.ledger import Batch, Gap
 from cloud.ledger.books import Book, windows
 from cloud.ledger.plan import (
-    Conflict,
+    Contradiction,
     Numbered,
     Plan,
     Stream,
@@ -145,7 +145,7 @@ _PAYLOADS = """SELECT place, payload FROM unnest(%s::text[], %s::text[], %s::big
         AND old.stream_id = asked.stream AND old.seq = asked.seq LIMIT 1) AS found"""
 
 
-def _keep_aside(db: Connection, conflict: Conflict) -> int:
+def _keep_aside(db: Connection, conflict: Contradiction) -> int:
     """Keep another payload of a number; 0 if exactly that one was kept before."""
     stream, seq = conflict.number
     return db.execute(

@@ -3,8 +3,24 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cloud.ledger import Cursor, Device, Gap, Page, StoredPrediction, StreamAudit, Tally
+from cloud.ledger import (
+    Bucket,
+    Conflict,
+    ConflictCursor,
+    ConflictPage,
+    Cursor,
+    Device,
+    Gap,
+    Page,
+    SeriesQuery,
+    Stats,
+    StatsQuery,
+    StoredPrediction,
+    StreamAudit,
+    Tally,
+)
 from cloud.ledger.ranges import Span, gaps
+from cloud.ledger.rollups import Rollup, starts
 
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 """A page of very large predictions ends early, so that no answer is larger than about this."""
@@ -24,6 +40,43 @@ def read_page(limit: int, rows: Iterable[tuple[Any, ...]]) -> Page:
         size += len(payload)
         last = Cursor(timestamp, number)
     return Page(tuple(items), None)
+
+
+def read_conflicts(limit: int, rows: Iterable[tuple[Any, ...]]) -> ConflictPage:
+    """A page of up to `limit` out of one row more: stream, seq, digest, received_at, payload stored and received."""
+    items: list[Conflict] = []
+    last: ConflictCursor | None = None
+    size = 0
+    for stream, seq, digest, received_at, stored, received in rows:
+        bytes_more = len(stored or "") + len(received)
+        if len(items) == limit or (items and size + bytes_more > PAGE_BYTES_MAX):
+            return ConflictPage(tuple(items), last)
+        items.append(Conflict(stream, seq, received_at, stored, received))
+        size += bytes_more
+        last = ConflictCursor(stream, seq, bytes(digest))
+    return ConflictPage(tuple(items), None)
+
+
+def read_stats(query: StatsQuery, sums: Sequence[float | None], by: Sequence[Iterable[tuple[str, int, int]]]) -> Stats:
+    """What the rollups of a widened question come to: their sums, and the counts by device and by model."""
+    whole = Rollup.from_row(sums)
+    by_edge_device, by_model = ({name: Tally(int(count), int(bad)) for name, count, bad in rows} for rows in by)
+    return Stats(
+        total=whole.tally(),
+        by_edge_device=by_edge_device,
+        by_model=by_model,
+        whole=whole.bucket(query.since or 0.0),
+        inference_histogram=tuple(whole.inference_counts),
+        since=query.since,
+        until=query.until,
+    )
+
+
+def read_series(query: SeriesQuery, rows: Iterable[Sequence[Any]]) -> tuple[Bucket, ...]:
+    """Every bucket out of the rows of those that are not empty: the start, and the sums."""
+    found = {row[0]: Rollup.from_row(row[1:]) for row in rows}
+    empty = Rollup()
+    return tuple(found.get(start, empty).bucket(start) for start in starts(query))
 
 
 def read_device(row: Sequence[Any]) -> Device:

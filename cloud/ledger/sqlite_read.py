@@ -4,10 +4,30 @@ import sqlite3
 
 import msgspec
 
-from cloud.ledger import Device, Gap, Page, Query, StreamAudit
+from cloud.ledger import (
+    Bucket,
+    ConflictPage,
+    ConflictQuery,
+    Device,
+    Gap,
+    Page,
+    Query,
+    SeriesQuery,
+    Stats,
+    StatsQuery,
+    StreamAudit,
+    rollups,
+)
 from cloud.ledger.ranges import Span
-from cloud.ledger.rollups import EVER, MINUTE
-from cloud.ledger.rows import account, read_device, read_page
+from cloud.ledger.rollups import COLUMNS, EVER, MINUTE
+from cloud.ledger.rows import account, read_conflicts, read_device, read_page, read_series, read_stats
+
+_SUMS = ", ".join(f"{'max' if '_max_' in column else 'sum'}({column})" for column in COLUMNS)
+_CONFLICTS = """SELECT s.stream_id, c.seq, c.digest, c.received_at, p.payload, c.payload
+    FROM streams s CROSS JOIN conflicts c ON c.stream_no = s.stream_no
+    LEFT JOIN predictions p ON p.stream_no = c.stream_no AND p.seq = c.seq
+    WHERE s.device_no = ? AND (s.stream_id, c.seq, c.digest) > (?, ?, ?)
+    ORDER BY s.stream_id, c.seq, c.digest LIMIT ?"""
 
 _PREDICTIONS = """SELECT p.number, p.timestamp, p.payload, d.edge_device_id, s.stream_id, p.received_at, p.late
     FROM predictions p CROSS JOIN devices d ON d.device_no = p.device_no
@@ -33,6 +53,46 @@ _DEVICES = """WITH ever AS (
 def check(db: sqlite3.Connection) -> None:
     """Touch the tables, so that a missing or damaged file shows."""
     db.execute("SELECT count(*) FROM (SELECT 1 FROM devices LIMIT 1)").fetchone()
+
+
+def stats(db: sqlite3.Connection, query: StatsQuery, now: float) -> Stats:
+    """Tallies by device and by model, and what everything comes to."""
+    grain = rollups.grain_of(query, now)
+    query = rollups.widen(query, grain)
+    where, values = _of_rollups(query, grain)
+    by = [
+        db.execute(f"SELECT {name}, sum(predictions), sum(defects) {where} GROUP BY 1 ORDER BY 1", values).fetchall()
+        for name in ("edge_device_id", "model_name")
+    ]
+    return read_stats(query, db.execute(f"SELECT {_SUMS} {where}", values).fetchone(), by)
+
+
+def series(db: sqlite3.Connection, query: SeriesQuery) -> tuple[Bucket, ...]:
+    """Every bucket, also the empty ones."""
+    starts = rollups.starts(query)
+    asked = StatsQuery(starts.start, starts.stop, query.edge_device_id, query.model_name)
+    where, values = _of_rollups(asked, rollups.series_grain(query))
+    rows = db.execute(f"SELECT start / ? * ?, {_SUMS} {where} GROUP BY 1", (query.bucket_s, query.bucket_s, *values))
+    return read_series(query, rows)
+
+
+def _of_rollups(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
+    asked: list[tuple[str, object]] = [("grain_s = ?", grain)]
+    if query.since is not None:
+        asked.append(("start >= ?", query.since))
+    if query.until is not None:
+        asked.append(("start < ?", query.until))
+    if query.edge_device_id is not None:
+        asked.append(("device_no = (SELECT device_no FROM devices WHERE edge_device_id = ?)", query.edge_device_id))
+    if query.model_name is not None:
+        asked.append(("model_no IN (SELECT model_no FROM models WHERE model_name = ?)", query.model_name))
+    conditions = " AND ".join(condition for condition, _ in asked)
+    # Without statistics the planner would read the whole fleet's stretch of time.
+    index = "" if query.edge_device_id is None else "INDEXED BY rollups_by_device"
+    return (
+        f"FROM rollups {index} JOIN devices USING (device_no) JOIN models USING (model_no) WHERE {conditions}",
+        [value for _, value in asked],
+    )
 
 
 def predictions(db: sqlite3.Connection, query: Query) -> Page:
@@ -96,3 +156,12 @@ def read_ranges(db: sqlite3.Connection, stream_no: int) -> tuple[list[Span], lis
     rows = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
     explained = [Gap(*row) for row in rows]
     return stored, explained, max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)
+
+
+def conflicts(db: sqlite3.Connection, query: ConflictQuery) -> ConflictPage | None:
+    """A page of what came again with another payload, beside what is stored."""
+    device = db.execute("SELECT device_no FROM devices WHERE edge_device_id = ?", (query.edge_device_id,)).fetchone()
+    if device is None:
+        return None
+    after = query.cursor or ("", 0, b"")
+    return read_conflicts(query.limit, db.execute(_CONFLICTS, (*device, *after, query.limit + 1)))

@@ -1,11 +1,11 @@
-"""The rollups in SQLite: added to with every insert, asked for by every statistic."""
+"""The rollups in SQLite: added to with every insert."""
 
 import sqlite3
 from collections.abc import Iterable
 
 import msgspec
 
-from cloud.ledger import Bucket, Record, SeriesQuery, Stats, StatsQuery, Tally, rollups
+from cloud.ledger import Record, rollups
 from cloud.ledger.rollups import COLUMNS, EVER, MINUTE, Key, Rollup
 
 ROWS_PENDING_MAX = 10_000
@@ -33,72 +33,11 @@ _ADD = f"""INSERT INTO rollups (grain_s, start, device_no, model_no, {", ".join(
         for column in COLUMNS
     )
 }"""  # noqa: S608 - column names of our own
-_SUMS = ", ".join(f"{'max' if '_max_' in column else 'sum'}({column})" for column in COLUMNS)
 
 
 def add(db: sqlite3.Connection, rows: Iterable[tuple[int, int, Key, Rollup]]) -> None:
     """Add rollups of a device and a model to what is stored."""
     db.executemany(_ADD, [(key.grain, key.start, device, model, *rollup.row()) for device, model, key, rollup in rows])
-
-
-def stats(db: sqlite3.Connection, query: StatsQuery, now: float) -> Stats:
-    """Tallies by device and by model, and what everything comes to."""
-    grain = rollups.grain_of(query, now)
-    query = rollups.widen(query, grain)
-    where, values = _where(query, grain)
-    whole = Rollup.from_row(db.execute(f"SELECT {_SUMS} {where}", values).fetchone())
-    by = {
-        name: {
-            key: Tally(*counts)
-            for key, *counts in db.execute(
-                f"SELECT {name}, sum(predictions), sum(defects) {where} GROUP BY 1 ORDER BY 1",
-                values,
-            )
-        }
-        for name in ("edge_device_id", "model_name")
-    }
-    return Stats(
-        total=whole.tally(),
-        by_edge_device=by["edge_device_id"],
-        by_model=by["model_name"],
-        whole=whole.bucket(query.since or 0.0),
-        inference_histogram=tuple(whole.inference_counts),
-        since=query.since,
-        until=query.until,
-    )
-
-
-def series(db: sqlite3.Connection, query: SeriesQuery) -> tuple[Bucket, ...]:
-    """Every bucket, also the empty ones."""
-    starts = rollups.starts(query)
-    asked = StatsQuery(starts.start, starts.stop, query.edge_device_id, query.model_name)
-    where, values = _where(asked, rollups.series_grain(query))
-    rows = db.execute(
-        f"SELECT start / ? * ?, {_SUMS} {where} GROUP BY 1",
-        (query.bucket_s, query.bucket_s, *values),
-    )
-    found = {row[0]: Rollup.from_row(row[1:]) for row in rows}
-    empty = Rollup()
-    return tuple(found.get(start, empty).bucket(start) for start in starts)
-
-
-def _where(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
-    asked: list[tuple[str, object]] = [("grain_s = ?", grain)]
-    if query.since is not None:
-        asked.append(("start >= ?", query.since))
-    if query.until is not None:
-        asked.append(("start < ?", query.until))
-    if query.edge_device_id is not None:
-        asked.append(("device_no = (SELECT device_no FROM devices WHERE edge_device_id = ?)", query.edge_device_id))
-    if query.model_name is not None:
-        asked.append(("model_no IN (SELECT model_no FROM models WHERE model_name = ?)", query.model_name))
-    conditions = " AND ".join(condition for condition, _ in asked)
-    # Without statistics the planner would read the whole fleet's stretch of time.
-    index = "" if query.edge_device_id is None else "INDEXED BY rollups_by_device"
-    return (
-        f"FROM rollups {index} JOIN devices USING (device_no) JOIN models USING (model_no) WHERE {conditions}",
-        [value for _, value in asked],
-    )
 
 
 def forget_minutes(db: sqlite3.Connection, now: float, rows_max: int) -> int:

@@ -11,7 +11,7 @@ from cloud import wire
 from cloud.ledger import Batch, Gap, sqlite_rollups
 from cloud.ledger.books import Book, windows
 from cloud.ledger.plan import (
-    Conflict,
+    Contradiction,
     Numbered,
     Plan,
     Stream,
@@ -138,7 +138,7 @@ def _payload(db: sqlite3.Connection, numbers: Numbers, number: Numbered) -> str 
     return None if row is None else str(row[0])
 
 
-def _keep_aside(db: sqlite3.Connection, numbers: Numbers, conflict: Conflict) -> int:
+def _keep_aside(db: sqlite3.Connection, numbers: Numbers, conflict: Contradiction) -> int:
     """Keep another payload of a number; 0 if exactly that one was kept before."""
     return db.execute(
         "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?, ?)",

@@ -17,7 +17,8 @@ COPY --from=build /opt/holdfast /opt/holdfast
 ENV PATH=/opt/holdfast/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    CLOUD_DATABASE_URL=sqlite:////var/lib/holdfast/cloud.db
+    XDG_STATE_HOME=/var/lib
+# The ledger without another setting: /var/lib/holdfast/cloud.db.
 WORKDIR /var/lib/holdfast
 USER 10001:10001
 VOLUME /var/lib/holdfast

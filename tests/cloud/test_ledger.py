@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import threading
 
 import attrs
 import msgspec
@@ -11,14 +12,21 @@ import trio
 
 from cloud import wire
 from cloud.ledger import (
+    Conflict,
+    ConflictPage,
+    ConflictQuery,
     Ledger,
     LedgerBusy,
+    LedgerUnavailable,
     Query,
     SeriesQuery,
     StatsQuery,
     StreamAudit,
+    desk,
+    postgres_read,
+    sqlite_read,
 )
-from cloud.ledger.sqlite import SqliteLedger
+from cloud.ledger.sqlite import SqliteLedger, open_ledger
 from tests.cloud.world import NOON, batch
 
 DAY = 86_400.0
@@ -187,6 +195,24 @@ async def test_closing_commits_what_still_waits(opened):
     assert [answer.accepted for answer in answers] == [1] * 5
 
 
+async def test_a_thread_that_hangs_in_the_store_is_left_behind(opened, monkeypatch):
+    """Whoever asks whether the store answers is told that it does not, and the others are still served."""
+    released = threading.Event()
+    sqlite = opened.func is open_ledger
+    async with opened(**({"run_sync": None} if sqlite else {})) as ledger:
+        await ledger.ingest(batch(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(desk, "CHECK_S_MAX", 0.05)
+            patched.setattr(sqlite_read if sqlite else postgres_read, "check", lambda _: released.wait())
+            for _ in range(3):
+                with pytest.raises(LedgerUnavailable, match="not answered"):
+                    await ledger.check()
+            assert (await ledger.stats()).total.total_predictions == 1
+            assert (await ledger.ingest(batch(2))).accepted == 1
+            released.set()
+        await ledger.check()
+
+
 async def test_a_restart_remembers_every_number(opened):
     async with opened() as ledger:
         await ledger.ingest(batch(1, 2, 5, losses=[(3, 3, "evicted")]))
@@ -257,6 +283,37 @@ async def test_a_number_with_another_payload_is_a_conflict_also_within_one_commi
         audit = await audit_of(ledger)
         assert (audit.conflicts, audit.duplicates, audit.stored) == (2, 0, 2)
         assert len(await every(ledger)) == 2
+
+
+async def test_conflicts_are_listed_by_stream_and_number_beside_what_is_stored(opened):
+    at = [NOON]
+    async with opened(now=lambda: at[0]) as ledger:
+        assert await ledger.conflicts(ConflictQuery("cam")) is None
+        await ledger.ingest(batch(*range(1, 8), stream="s\0"))
+        assert await ledger.conflicts(ConflictQuery("cam")) == ConflictPage((), None)
+        other = batch(9, stream="s0")
+        for _ in range(2):
+            await ledger.ingest(other)
+            for n in range(1, 8):
+                (record,) = batch(n).records
+                changed = record._replace(payload=f'{{"seq":{n},"other":1}}')
+                await ledger.ingest(attrs.evolve(batch(stream="s\0", received_at=NOON + 1), records=(changed,)))
+        await ledger.ingest(attrs.evolve(other, records=(other.records[0]._replace(payload="{}"),)))
+        await ledger.ingest(batch(1, device="nobody else's"))
+        found: list[Conflict] = []
+        cursor = None
+        while True:
+            page = await ledger.conflicts(ConflictQuery("cam", limit=3, cursor=cursor))
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            assert len(page.items) == 3
+        assert [(c.stream_id, c.seq) for c in found] == [*(("s\0", n) for n in range(1, 8)), ("s0", 9)]
+        assert found[0] == Conflict("s\0", 1, NOON + 1, '{"seq":1}', '{"seq":1,"other":1}')
+        at[0] += 200 * DAY
+        await ledger.sweep_once(90 * DAY)
+        assert await ledger.conflicts(ConflictQuery("cam")) == ConflictPage((), None), "kept as long as predictions"
 
 
 async def test_what_has_no_number_is_stored_as_often_as_it_comes(opened):

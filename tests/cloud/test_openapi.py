@@ -56,11 +56,13 @@ async def test_the_example_is_taken_and_answered_as_the_document_says():
     ("path", "kind"),
     [("/", documents.Index), ("/health", documents.State), ("/ready", documents.State), ("/stats", documents.Stats),
      (f"/series?since={NOON}&until={NOON + 60}", documents.Series), ("/predictions", documents.Page),
-     ("/devices", documents.Devices), ("/devices/cam/audit", documents.Audit), ("/nowhere", documents.Problem)],
+     ("/devices", documents.Devices), ("/devices/cam/audit", documents.Audit),
+     ("/devices/cam/conflicts", documents.Conflicts), ("/nowhere", documents.Problem)],
 )  # fmt: skip
 async def test_real_answers_have_exactly_the_fields_of_the_document(path, kind):
     async with service() as cloud:
         await cloud.post(payload(1), payload(3), losses=[(2, 2, "evicted")])
+        await cloud.post(payload(1, image_id="other"))
         body = (await cloud.client.get(path)).content
         read = msgspec.json.decode(body, type=kind)
         assert msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(body)
@@ -121,7 +123,7 @@ ENCODINGS = st.sampled_from(["", "gzip", "zstd", "identity", "br", "gzip, zstd",
 )
 WORDS = st.text(max_size=12)
 NAMES = st.sampled_from(["since", "until", "limit", "cursor", "class", "format", "bucket_s", "edge_device_id"]) | WORDS
-READS = ("/stats", "/series", "/predictions", "/devices", "/metrics", "/devices/x/audit")
+READS = ("/stats", "/series", "/predictions", "/devices", "/metrics", "/devices/x/audit", "/devices/x/conflicts")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

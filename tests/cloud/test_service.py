@@ -2,9 +2,7 @@
 
 import gzip
 import json
-from typing import Any, cast
 
-import httpx
 import pytest
 import structlog
 import trio
@@ -13,8 +11,6 @@ import zstandard
 from cloud import wire
 from cloud.keys import Keys, Verdict
 from cloud.ledger.sqlite import _open
-from cloud.service import create_app
-from cloud.settings import SettingsWrong
 from tests.cloud.world import NOON, envelope, payload, service
 
 
@@ -285,30 +281,6 @@ async def test_overload_is_answered_at_once_with_when_to_come_back():
         assert (await cloud.audit())["stored"] == 2
 
 
-async def test_a_store_that_fails_is_503_and_not_ready_but_the_process_is_healthy():
-    async with service() as cloud:
-        cloud.ledger._files.writing.execute("PRAGMA query_only = ON")
-        answer = await cloud.post(payload(1))
-        assert answer.status_code == 503
-        assert int(answer.headers["Retry-After"]) > 0
-        assert (await cloud.client.get("/ready")).status_code == 503
-        assert (await cloud.client.head("/health")).status_code == 200
-        cloud.ledger._files.writing.execute("PRAGMA query_only = OFF")
-        assert (await cloud.client.get("/ready")).status_code == 200
-        assert (await cloud.post(payload(1))).json()["accepted"] == 1
-
-
-async def test_a_defect_of_ours_is_a_500_without_its_entrails():
-    async with service() as cloud:
-        cloud.ledger._files.writing.execute("DROP TABLE rollups")
-        cloud.ledger._read_lane = cast("Any", None)
-        with structlog.testing.capture_logs() as logs:
-            answer = await cloud.client.get("/stats")
-    assert answer.status_code == 500
-    assert answer.json()["detail"] == "internal error"
-    assert logs[0]["event"] == "request_failed"
-
-
 async def test_stats_count_by_device_and_model_and_never_a_repeat():
     async with service() as cloud:
         good = [payload(n, classes=()) for n in (1, 2, 3)]
@@ -495,34 +467,3 @@ async def test_unknown_paths_and_methods_are_json_too():
         wrong = await cloud.client.get("/log")
         assert (wrong.status_code, "POST" in wrong.headers["Allow"]) == (405, True)
         assert "POST /log" in (await cloud.get("/"))["endpoints"]
-
-
-async def test_the_app_without_a_ledger_opens_the_one_of_the_environment_and_closes_it(tmp_path, monkeypatch):
-    """As hypercorn's command line starts it."""
-    monkeypatch.setenv("CLOUD_DATABASE_URL", f"sqlite:///{tmp_path / 'cloud.db'}")
-    for accepted in (1, 0):
-        app: Any = create_app()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://cloud") as client:
-            assert (await client.get("/ready")).status_code == 503
-            async with app.test_app():
-                assert (await client.get("/ready")).status_code == 200
-                answer = await client.post("/log", content=envelope(payload(1)))
-                assert answer.json()["accepted"] == accepted
-
-
-@pytest.mark.parametrize(("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.9", 403)])
-async def test_the_app_of_the_environment_without_keys_serves_this_machine_alone(tmp_path, monkeypatch, peer, status):
-    """Hypercorn may have been told to bind any address: the app does not know, so it looks at who asks."""
-    monkeypatch.setenv("CLOUD_DATABASE_URL", str(tmp_path / "cloud.db"))
-    app: Any = create_app()
-    async with app.test_app():
-        transport = httpx.ASGITransport(app=app, client=(peer, 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
-            answer = await client.get("/stats")
-            assert answer.status_code == status
-
-
-def test_the_app_refuses_a_wrong_environment_before_it_serves(monkeypatch):
-    monkeypatch.setenv("CLOUD_DATABASE_URL", "mysql://x")
-    with pytest.raises(SettingsWrong, match="CLOUD_DATABASE_URL"):
-        create_app()

@@ -25,6 +25,34 @@ def test_a_database_is_a_url_or_a_path_and_the_command_line_goes_first(url, path
     assert read_settings({"CLOUD_DATABASE_URL": "mysql://"}, database=url).database == Path(path)
 
 
+def test_the_url_of_the_database_may_lie_in_a_file_as_a_secret_does(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("postgresql://me:hunter2@db/x\n")
+    settings = read_settings({"CLOUD_DATABASE_URL_FILE": str(file)})
+    assert settings.database == PostgresUrl("postgresql://me:hunter2@db/x")
+    assert "hunter2" not in repr(settings)
+    assert read_settings({"CLOUD_DATABASE_URL_FILE": "/missing"}, database="/var/c.db").database == Path("/var/c.db")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"mysql://me:hunter2@db/x", b"hunter2\nhunter2", b"\xffhunter2", b"x" * 9_999],
+    ids=range(6),
+)
+def test_a_file_that_holds_no_url_is_named_and_what_it_holds_is_not_shown(tmp_path, content):
+    file = tmp_path / "url"
+    file.write_bytes(content)
+    for env in ({"CLOUD_DATABASE_URL_FILE": str(file)}, {"CLOUD_DATABASE_URL_FILE": str(tmp_path / "missing")}):
+        with pytest.raises(SettingsWrong, match=r"^CLOUD_DATABASE_URL_FILE: ") as caught:
+            read_settings(env)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_url_and_a_file_of_one_are_refused_together(tmp_path):
+    with pytest.raises(SettingsWrong, match="CLOUD_DATABASE_URL is set, too; takes one of them"):
+        read_settings({"CLOUD_DATABASE_URL_FILE": str(tmp_path), "CLOUD_DATABASE_URL": "/var/c.db"})
+
+
 def test_keys_of_the_variable_and_of_the_file_are_all_taken(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# the cameras of hall 1\nthird\n\n fourth \n")

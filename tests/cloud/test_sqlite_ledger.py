@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from typing import Any
 
+import attrs
 import pytest
 import sqlite_utils
 import trio
@@ -20,7 +21,6 @@ from cloud.ledger import (
     Query,
     StatsQuery,
     sqlite_read,
-    sqlite_rollups,
     sqlite_write,
 )
 from cloud.ledger.lane import run_inline, thread_lane
@@ -64,7 +64,7 @@ def test_the_audit_names_exactly_the_numbers_that_are_missing_and_why(told):
                 reasons |= dict.fromkeys(range(low, high + 1), reason)
         audits = sqlite_read.audit(db, "cam")
         counters = db.execute("SELECT last_seq, stored, explained FROM streams").fetchone()
-        stats = sqlite_rollups.stats(db, EVERYTHING, NOON)
+        stats = sqlite_read.stats(db, EVERYTHING, NOON)
         kept = db.execute("SELECT count(*), count(DISTINCT seq) FROM predictions").fetchone()
         ranges = db.execute("SELECT count(*) FROM stored_ranges").fetchone()[0]
     if not told:
@@ -193,7 +193,7 @@ def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_s
             sqlite_write.ingest_all(new, [intake.check_batch(intake.open_body(body, ""), NOON + 900)])
         rows = "SELECT * FROM rollups WHERE grain_s > 0 ORDER BY grain_s, start"
         assert old.execute(rows).fetchall() == new.execute(rows).fetchall()
-        stats = sqlite_rollups.stats(old, EVERYTHING, NOON)
+        stats = sqlite_read.stats(old, EVERYTHING, NOON)
         assert (stats.total.total_predictions, stats.total.defects_detected, stats.whole.late) == (4, 3, 1)
         assert old.execute("SELECT last_seq, stored, explained FROM streams").fetchall() == [(8, 4, 2)]
 
@@ -241,7 +241,9 @@ async def test_processes_that_start_together_on_a_new_file_agree_on_its_tables(t
             for _ in range(4):
 
                 async def start(path):
-                    (await trio.to_thread.run_sync(_open, path, "OFF")).close()
+                    files = await trio.to_thread.run_sync(_open, path, "OFF")
+                    for db in attrs.astuple(files):
+                        db.close()
 
                 nursery.start_soon(start, str(tmp_path / f"{n}.db"))
 

@@ -22,7 +22,7 @@ from tests.places import ROOT
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 COMPOSE = DEPLOY / "compose.yaml"
-CLOUDS_SETTINGS = {"CLOUD_DATABASE_URL", "CLOUD_API_KEYS", "CLOUD_API_KEYS_FILE", "CLOUD_RETENTION_DAYS"}
+CLOUDS_SETTINGS = {"CLOUD_DATABASE_URL_FILE", "CLOUD_API_KEYS", "CLOUD_API_KEYS_FILE", "CLOUD_RETENTION_DAYS"}
 SETTINGS = {name.upper() for name in FIELDS} | CLOUDS_SETTINGS
 OTHERS = {
     "PATH",
@@ -31,6 +31,7 @@ OTHERS = {
     "POSTGRES_USER",
     "POSTGRES_DB",
     "POSTGRES_PASSWORD_FILE",
+    "XDG_STATE_HOME",
 }
 
 
@@ -210,8 +211,21 @@ def test_secrets_are_named_and_never_written_down():
     assert not [one for one in manifests() if one["kind"] == "Secret"]
     env = [variable for one in manifests() for variable in environment(one)]
     assert not [one["name"] for one in env if "API_KEY" in one["name"] and not one["name"].endswith("_FILE")]
-    (url,) = (one for one in env if one["name"] == "CLOUD_DATABASE_URL")
-    assert url["valueFrom"]["secretKeyRef"]["name"] == "holdfast-database"
+    assert not [one for one in env if "secretKeyRef" in one.get("valueFrom", {})], "others may read an environment"
+    (url,) = (one["value"] for one in env if one["name"] == "CLOUD_DATABASE_URL_FILE")
+    pod = find("Deployment", "holdfast-cloud")["spec"]["template"]["spec"]
+    (mount,) = (one for one in pod["containers"][0]["volumeMounts"] if url.startswith(one["mountPath"] + "/"))
+    (volume,) = (one for one in pod["volumes"] if one["name"] == mount["name"])
+    assert (volume["secret"]["secretName"], url.rpartition("/")[2]) == ("holdfast-database", "url")
+
+
+def test_no_secret_of_the_composition_is_in_an_environment():
+    services = compose(COMPOSE.read_text())["services"]
+    given = {name: str(value) for one in services.values() for name, value in one.get("environment", {}).items()}
+    secret = {name for name in given if re.search("PASSWORD|API_KEY|DATABASE_URL", name)}
+    assert not [name for name in secret if not name.endswith("_FILE")]
+    assert services["cloud-postgres"]["environment"]["CLOUD_DATABASE_URL_FILE"] == "/run/secrets/database-url"
+    assert "database-url" in services["cloud-postgres"]["secrets"]
 
 
 def environment(document: dict[str, Any]) -> list[dict[str, Any]]:
