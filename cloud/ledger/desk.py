@@ -34,8 +34,8 @@ from cloud.ledger.queue import CommitQueue
 ANSWER_S_MAX = 40.0
 """How long a store may take to answer; longer than a statement may take in PostgreSQL, so that the server's own words
 are heard."""
-CHECK_S_MAX = 3.0
-"""How long it may take where it is only asked whether it answers."""
+CHECK_S_MAX = 4.0
+"""How long it may take where it is only asked whether it answers; a probe waits five."""
 
 Db = TypeVar("Db")
 Db_contra = TypeVar("Db_contra", contravariant=True)

@@ -161,7 +161,7 @@ def _plan(stream: Stream, batch: Batch) -> Plan:
         stream.book.explain(gap)
     stream.rejected += refused + sum(stream.book.explain(gap) for gap in refusals)
     stream.unnumbered += len(unnumbered)
-    repeats += [first[seq] for seq in known]
+    repeats += [first[seq] for seq in sorted(known)]
     return Plan(batch, StreamKey.of(batch), [*numbered, *unnumbered], len(unnumbered), repeats)
 
 
