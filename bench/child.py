@@ -5,12 +5,15 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 ROOT = Path(__file__).parents[1]
+READY = "ready"
 
 
 def quiet() -> None:
@@ -23,6 +26,20 @@ def call(function: str, **arguments: Any) -> Any:
     command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.rstrip().rpartition("\n")[2])
+
+
+@contextmanager
+def start(function: str, **arguments: Any) -> "Iterator[subprocess.Popen[str]]":
+    """The same, but going on beside us once it has said `READY`, until it is killed at the end."""
+    command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            while (line := process.stdout.readline()).strip() != READY:
+                assert line, f"{function} ended before it was ready"
+            yield process
+        finally:
+            process.kill()
 
 
 def main() -> None:
