@@ -264,13 +264,14 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         bench = Bench(root, size)
+        # Also where a part fails: what was measured until then took minutes.
+        stack.callback(lambda: show("cloud", bench.lines))
         bench.into_sqlite(32, 8, size.small, 12_000, 0.35)
         bench.into_sqlite(1_000, 2, size.large, 70_000, 0.60)
         bench.into_postgres()
         bench.reads()
         bench.crowd()
         bench.hostile()
-        show("cloud", bench.lines)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def crowd(endpoint: str, devices: int, in_flight: int, size: int) -> dict[str, f
 
 def _request(body: bytes) -> bytes:
     head = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
-    return f"POST /log HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    return f"POST /log HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _exchange(connection: socket.socket, body: bytes) -> int:

@@ -25,9 +25,14 @@ SWEEP_ROWS_MAX = 500
 """One stroke of retention; requests are committed between strokes."""
 BUSY_S_MAX = 5.0
 """How long a transaction waits for another process that writes to the same file."""
+QUESTION_S_MAX = 30.0
+"""How long a question may keep the readers' lane; then it is given up, and the next one has its turn."""
+STEPS_A_LOOK = 100_000
+"""How many steps of SQLite's machine pass between two looks at the clock: some milliseconds."""
 WAL_TRIES_MAX = 100
 WAL_PAUSE_S = 0.05
 
+QUESTION, CHANGE = "BEGIN", "BEGIN IMMEDIATE"
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -92,6 +97,9 @@ class SqliteLedger(Desk[sqlite3.Connection]):
 
 def _transact(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
     """One closure, one transaction; what the database can't do now is `LedgerUnavailable`, and nothing was stored."""
+    deadline = time.monotonic() + QUESTION_S_MAX
+    # What is stored is bounded already, and must not be given up half way.
+    db.set_progress_handler((lambda: time.monotonic() > deadline) if begin == QUESTION else None, STEPS_A_LOOK)
     try:
         db.execute(begin)
         with db:
@@ -99,7 +107,8 @@ def _transact(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connec
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # A defect of ours.
     except sqlite3.DatabaseError as exc:
-        raise LedgerUnavailable(str(exc)) from exc
+        late = getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+        raise LedgerUnavailable(f"the question took more than {QUESTION_S_MAX:g} s" if late else str(exc)) from exc
 
 
 def _open(path: str, synchronous: Synchronous) -> _Files:
@@ -165,7 +174,7 @@ async def open_ledger(
     """
     lanes = [run_sync] * 3 if run_sync else [thread_lane()] * 3 if path == MEMORY else [thread_lane() for _ in range(3)]
     files = await lanes[0](_open, path, synchronous)
-    writing, reading, checking = map(_Transactions, lanes, attrs.astuple(files), ("BEGIN IMMEDIATE", "BEGIN", "BEGIN"))
+    writing, reading, checking = map(_Transactions, lanes, attrs.astuple(files), (CHANGE, QUESTION, QUESTION))
     try:
         queue = CommitQueue(waiting_max, waiting_bytes_max)
         ledger = SqliteLedger(sqlite_read, writing, reading, checking, queue, now, reads_max, files=files)

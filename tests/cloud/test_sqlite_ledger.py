@@ -20,6 +20,7 @@ from cloud.ledger import (
     LedgerUnusable,
     Query,
     StatsQuery,
+    sqlite,
     sqlite_read,
     sqlite_write,
 )
@@ -213,6 +214,17 @@ async def test_two_ledgers_on_one_file_do_not_store_a_number_twice(tmp_path):
         assert sum(answer.accepted for answer in answers) == 100
         assert sum(answer.duplicates for answer in answers) == 100
         assert (await one.stats()).total.total_predictions == 100
+
+
+async def test_a_question_that_takes_too_long_gives_up_its_lane_and_a_commit_does_not(monkeypatch):
+    monkeypatch.setattr(sqlite, "QUESTION_S_MAX", -1.0)
+    monkeypatch.setattr(sqlite, "STEPS_A_LOOK", 1)
+    async with open_ledger(MEMORY, **opened) as ledger:
+        assert (await ledger.ingest(batch(1))).accepted == 1
+        with pytest.raises(LedgerUnavailable, match="took more than"):
+            await ledger.stats()
+        monkeypatch.undo()
+        assert (await ledger.stats()).total.total_predictions == 1
 
 
 async def test_who_still_asks_when_the_ledger_is_cancelled_is_told_and_not_left_waiting():
