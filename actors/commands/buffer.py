@@ -38,6 +38,7 @@ buffer = Front(
     \b
     Examples:
       app.py buffer list --status failed
+      app.py buffer list --image camera-01/frame-000017
       app.py buffer export --where "timestamp > 1769596240" -o rows.jsonl
       app.py buffer replay --since 2h
       app.py buffer discard --where "status = 'failed' AND image_id LIKE 'cam-2%'"

@@ -15,6 +15,7 @@ from actors.settings import Settings
 
 where_option = click.option("--where", metavar="SQL", default="", help="Only rows that this condition holds for.")
 status_option = click.option("--status", type=click.Choice(STATUSES), help="Only rows in this status.")
+image_option = click.option("--image", metavar="NAME", help="Only rows of the image with this name.")
 
 
 @click.command()
@@ -56,15 +57,19 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 @click.command("list")
 @json_option
 @status_option
+@image_option
 @where_option
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000_000), default=20, help="At most so many.  [default: 20]")
 @click.option("--oldest", is_flag=True, help="The oldest first.")
 @with_settings("buffer_db_path")
 @tells(NoBooks, ConditionWrong)
-def list_(settings: Settings, *, as_json: bool, status: str | None, where: str, limit: int, oldest: bool) -> None:
+def list_(
+    settings: Settings, *, as_json: bool, status: str | None, image: str | None, where: str, limit: int, oldest: bool
+) -> None:
     """List rows, the newest first."""
     with open_reading(settings.buffer_db_path) as reading:
-        found = reading.rows(where, among=among(status), count_max=limit, newest=not oldest)
+        chosen = [among(status), reading.of_image(image) if image else ""]
+        found = reading.rows(where, among=" AND ".join(filter(None, chosen)), count_max=limit, newest=not oldest)
     table = [("ID", "STATUS", "IMAGE", "TAKEN", "SENT", "TRIES", "LAST ERROR")]
     table += [
         (

@@ -20,8 +20,11 @@ from actors.ports.aside import folder_bytes
 from actors.ports.journal import Scan, orphans, scan
 from actors.ports.opening import NoBooks, journal_folder
 from actors.ports.rows import rows_of
+from actors.ports.schema import BY_IMAGE, OF_IMAGE
 
 COLUMNS = ("id", "status", "image_id", "timestamp", "buffered_at", "sent_at", "retry_count", "last_error")
+NUMBERS_MAX = 1_000
+"""Rows of one image that are asked for by their numbers; where there are more, all rows are read."""
 STATUSES = ("pending", "sent", "failed")
 _PAYLOAD = ("ifnull(CAST(prediction_data AS BLOB), x'') AS payload", "payload_crc32c")
 _VIEW = """
@@ -56,6 +59,21 @@ class Reading:
         """Rows without their predictions, oldest first unless `newest`."""
         order = "DESC" if newest else "ASC"
         return self._ask(f"SELECT {', '.join(COLUMNS)}", where, f"ORDER BY id {order} LIMIT {int(count_max)}", among)
+
+    def of_image(self, image_id: str) -> str:
+        """The condition (`among`) for the rows of an image: their numbers by the index, where that is worth it.
+
+        A buffer of an older version has none, and an image that was seen very often fills the statement.
+        """
+        in_journal = "SELECT id FROM temp.journal_rows WHERE image_id = ?1 LIMIT ?2"
+        with _named(self.db_path):
+            if self._connection.execute("SELECT 1 FROM main.sqlite_master WHERE name = ?", (BY_IMAGE,)).fetchone():
+                asked = (image_id, NUMBERS_MAX + 1)
+                found = [seq for by in (OF_IMAGE, in_journal) for (seq,) in self._connection.execute(by, asked)]
+                if len(found) <= NUMBERS_MAX:
+                    return f"id IN ({', '.join(map(str, found))})"
+        name = image_id.replace("'", "''")
+        return f"image_id = '{name}'"
 
     def one(self, seq: int) -> dict[str, Any] | None:
         """A row with its prediction; None if it is not there."""
@@ -253,7 +271,13 @@ def _segments(db_path: Path) -> list[Scan]:
 
 
 def _only_reading(action: int, *_: object) -> int:
-    reading = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_PRAGMA)
+    reading = (
+        sqlite3.SQLITE_SELECT,
+        sqlite3.SQLITE_READ,
+        sqlite3.SQLITE_FUNCTION,
+        sqlite3.SQLITE_PRAGMA,
+        sqlite3.SQLITE_RECURSIVE,
+    )
     return sqlite3.SQLITE_OK if action in reading else sqlite3.SQLITE_DENY
 
 

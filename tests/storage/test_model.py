@@ -24,7 +24,9 @@ from tests.places import MEMORY_DISK
 from tests.storage.child import DEVICE, Clock, Order, entries, options
 from tests.storage.fixtures import Told, look
 
-EXAMPLES = 1_500
+PARTS = 3
+EXAMPLES = 800
+"""In each part, which has examples of its own: thousands in all, on as many processors as there are."""
 STEPS_MAX = 16
 CAPACITY_BYTES = 260_000
 SEGMENT_BYTES_MAX = 1_500
@@ -252,8 +254,9 @@ def small_strokes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(STEPS)
-def test_store_against_a_plain_model(monkeypatch, steps):
+@pytest.mark.parametrize("part", range(PARTS))
+@given(steps=STEPS)
+def test_store_against_a_plain_model(monkeypatch, part, steps):
     with small_strokes(monkeypatch), tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
         world = World(Path(folder))
         for name, number in steps:

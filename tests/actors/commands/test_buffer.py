@@ -42,6 +42,8 @@ def test_list_shows_the_newest_first_and_only_what_was_asked_for(shell):
     assert [row["id"] for row in shell.json("buffer", "list", "--status", "sent")] == [2, 1]
     assert [row["id"] for row in shell.json("buffer", "list", "--where", "id > 2", "--oldest", "-n", 2)] == [3, 4]
     assert shell.said("buffer", "list", "--where", "image_id = 'none'") == "no rows\n"
+    assert [row["id"] for row in shell.json("buffer", "list", "--image", "frame_2")] == [2]
+    assert shell.said("buffer", "list", "--image", "frame_2", "--status", "failed") == "no rows\n"
     assert "detections: too many" in shell.said("buffer", "list", "--status", "failed")
 
 
@@ -177,7 +179,7 @@ def test_a_sound_database_is_left_alone(shell, folder):
 
 def test_a_damaged_database_is_replaced_and_what_is_owed_is_kept(shell, folder):
     data = bytearray(shell.db_path.read_bytes())
-    at = data.rindex(b"frame_1")
+    at = data.rindex(b'"image_id":"frame_1"')
     data[at - 200 : at - 100] = bytes(100)
     shell.db_path.write_bytes(data)
     found = shell.json("buffer", "repair")

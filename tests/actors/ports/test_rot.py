@@ -111,7 +111,10 @@ def test_rows_of_an_older_version_are_delivered_unchecked(world):
     store = filled(world)
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        connection.executescript("ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c; PRAGMA user_version = 2")
+        connection.executescript(
+            "DROP INDEX prediction_buffer_by_image; ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c;"
+            " PRAGMA user_version = 2"
+        )
     connection.close()
     with open_reading(world.folder / "buffer.db") as reading:
         assert len(list(reading.export())) == 5, "an export before the device of this version has begun"

@@ -162,7 +162,7 @@ def test_cap_holds_while_large_predictions_move_from_the_journal_into_sqlite(wor
 
 def test_sent_rows_make_way_for_a_group_that_needs_more_than_the_tenth_that_is_kept_free(world):
     store = world.open()
-    store.accept(entries(7, size=150_000))
+    store.accept(entries(7, size=145_000))
     store.settle([sent(*range(1, 8))])
     store.accept(entries(1))
     store.tidy()
