@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from actors import buffer_writer, recovery, uplink
 from actors.messages import Fate
-from actors.ports import buffer, replay, rows
+from actors.ports import buffer, pages, replay, rows
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
@@ -304,6 +304,62 @@ def cancelled_writer_does_not_flush(patch):
             await close(desk)
 
     patch.setattr(buffer_writer._Desk, "close", only_if_there_is_time)
+
+
+@bug(Fault.SECOND_SIGNAL)
+def second_signal_skips_the_flush(patch):
+    """Everything is closed as it should be, so that no open handle tells of it."""
+    close = buffer_writer._Desk.close
+
+    async def hurried(desk):
+        nursery = trio.lowlevel.current_task().parent_nursery
+        if nursery is None or not nursery.cancel_scope.cancel_called:
+            await close(desk)
+        elif desk.disk.store is not None:
+            desk.disk.store.needs_rebuild = True  # with which a store leaves all where it is
+            await desk.disk.close()
+
+    patch.setattr(buffer_writer._Desk, "close", hurried)
+
+
+@bug(Fault.KILL_AT_CALL, Fault.POWER_CUT, Fault.OUTAGE)
+def segments_are_deleted_a_moment_before_sqlite_is_synced(patch):
+    def retire(store, *, truncate=False):
+        store._front.retire(store._flush())
+        store._buffer.checkpoint(truncate=truncate)
+
+    patch.setattr(Store, "_retire", retire)
+
+
+@bug(Fault.OUTAGE, full=WhenFull.DROP_OLDEST)
+def losses_are_confirmed_when_they_are_read(patch):
+    losses = Store.losses
+
+    def trusting(store):
+        found = losses(store)
+        store._buffer.confirm_losses(found, store._options.now())
+        return found
+
+    patch.setattr(Store, "losses", trusting)
+
+
+@bug(Fault.UPGRADED)
+def upgrade_begins_anew(patch):
+    """As if a buffer of an older version could not be read."""
+    migrate = Buffer._migrate
+
+    def fresh(buffer_):
+        (version,) = buffer_._connection.execute("PRAGMA user_version").fetchone()
+        migrate(buffer_)
+        if version == 1:
+            buffer_._connection.execute("DELETE FROM prediction_buffer")
+
+    patch.setattr(Buffer, "_migrate", fresh)
+
+
+@bug(Fault.FLIP_DATABASE, Fault.OUTAGE)
+def payload_at_rest_is_not_checked(patch):
+    patch.setattr(pages, "_changed", lambda *_: [])
 
 
 @bug()

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from chaos.sim.coverage import MUST
 from chaos.sim.plan import Fault, Plan
 from chaos.sim.platter import VARIANTS, Disk, Op
 from chaos.sim.shrink import shrink
@@ -17,8 +18,8 @@ from chaos.sim.world import run_plan
 from chaos.simulate import many, tell
 
 ROOT = Path(__file__).parents[1]
-SEEDS = 40
-"""The usual run; `make simulate` takes 10,000, and fails where a fault, outcome or mode was never met."""
+SEEDS = 300
+"""The usual run; `make simulate` takes 10,000."""
 
 
 def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
@@ -29,8 +30,7 @@ def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
     assert failed is None, f"replay it with: {Plan.of(failed).command()}"
     assert total.seeds == SEEDS
     assert total.stored + total.explained >= total.accepted > 0
-    met = {fault for fault in Fault if f"fault: {fault.value}" in total.met}
-    assert len(met) > 0.8 * len(Fault), "what is never met proves nothing"
+    assert not MUST - total.met.keys(), "what is never met proves nothing"
 
 
 @pytest.mark.parametrize("seed", [70, 175])

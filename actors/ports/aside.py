@@ -1,5 +1,6 @@
 """What could not be read is set aside for whoever wants to look at it, within bounds: the oldest copies go first."""
 
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -76,11 +77,11 @@ class Aside:
 def copies(options: StoreOptions) -> list[Copy]:
     """All that was set aside, oldest first."""
     files: dict[str, list[Path]] = defaultdict(list)
-    for path in options.db_path.parent.glob(f"{options.db_path.name}.corrupt-*"):
-        files[re.sub("-(wal|shm)$", "", path.name)].append(path)
-    if options.quarantine_folder.is_dir():
-        for path in options.quarantine_folder.iterdir():
-            files[path.name].append(path)
+    for name in names_in(options.db_path.parent):
+        if name.startswith(f"{options.db_path.name}.corrupt-"):
+            files[re.sub("-(wal|shm)$", "", name)].append(options.db_path.with_name(name))
+    for name in names_in(options.quarantine_folder):
+        files[name].append(options.quarantine_folder / name)
     found = [_copy(tuple(paths)) for paths in files.values()]
     return sorted(found, key=lambda copy: (copy.written_at, copy.paths))
 
@@ -95,11 +96,20 @@ def bytes_beside(options: StoreOptions) -> int:
     counted_elsewhere = {options.db_path.name + end for end in ("", "-wal", "-shm")} | {options.reserve_path.name}
     files = [
         path
-        for path in options.db_path.parent.glob(f"{options.db_path.name}*")
-        if path.name not in counted_elsewhere and path.is_file()
+        for name in names_in(options.db_path.parent)
+        if name.startswith(options.db_path.name) and name not in counted_elsewhere
+        if (path := options.db_path.with_name(name)).is_file()
     ]
     folders = (options.quarantine_folder, options.cursor_folder)
     return sum(_size(path) for path in files) + sum(folder_bytes(folder) for folder in folders)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds; nothing if it is not there, or no folder."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - looked at every second; a glob costs ten times as much
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _size(path: Path) -> int:
@@ -112,4 +122,4 @@ def _size(path: Path) -> int:
 
 def folder_bytes(folder: Path) -> int:
     """All bytes in a folder; 0 if it is not there."""
-    return sum(_size(path) for path in folder.iterdir()) if folder.is_dir() else 0
+    return sum(_size(folder / name) for name in names_in(folder))

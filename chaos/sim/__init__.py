@@ -7,6 +7,7 @@
 | `device.py` | one device's lives, and the ways in which they end |
 | `host.py` | what it stands on: disk, clock, link, the callers' books |
 | `callers.py` | the workload |
+| `past.py` | what the last release left on a device |
 | `weather.py` | what befalls it while it works |
 | `cloud.py` | the replicas on one ledger, and the requests that they serve |
 | `link.py` | the way between the two, which can be cut and which lies |

@@ -53,7 +53,9 @@ class Books:
     damaged: set[Number] = attrs.Factory(set)
     """Numbers in whose journal lines a bit was flipped."""
     doubted: set[Number] = attrs.Factory(set)
-    """Numbers that lay in a database in which a bit was flipped: SQLite keeps no checksums."""
+    """Numbers whose rows a flipped bit changed, or may have: their marks have no checksum, so they may be missing."""
+    unchecked: set[Number] = attrs.Factory(set)
+    """Of those, the ones whose payloads the last release wrote without a checksum: they may be delivered changed."""
     database_hit: bool = False
     failed: dict[Number, str] = attrs.Factory(dict)
     """What lies in quarantine when the device has converged, read from its disk, with the errors there."""

@@ -30,7 +30,7 @@ async def log_for_ever(host: Host, pipeline: Pipeline, rng: random.Random) -> No
 
 async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
     """One call and its receipts. `Violation` where the network was waited for, or a receipt can't be true."""
-    group = [_predict(host, rng) for _ in range(rng.choice(BURSTS))]
+    group = [predict(host, rng) for _ in range(rng.choice(BURSTS))]
     began, full = trio.current_time(), host.nearly_full
     receipts = await pipeline.log_many(group)
     waited_s = trio.current_time() - began
@@ -46,7 +46,7 @@ async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
             host.coverage("full: drop_newest")
 
 
-def _predict(host: Host, rng: random.Random) -> Prediction:
+def predict(host: Host, rng: random.Random) -> Prediction:
     """A prediction whose image no other one has."""
     host.images += 1
     kind = ""

@@ -97,7 +97,7 @@ class Cloud(httpx.AsyncBaseTransport):
         """No more faults."""
         self.healed = True
         self.drive.heal()
-        self.drive.fatal_in = None
+        self.drive.spare()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Have any replica serve it."""

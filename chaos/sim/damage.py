@@ -47,31 +47,45 @@ def _stream_of(segment: bytes) -> str | None:
 
 
 def flip_database(drive: Drive, books: Books, rng: random.Random) -> str:
-    """Flip a bit in the database; whatever lay in it is in doubt, nothing else."""
+    """Flip a bit in the database. In doubt are the rows that read otherwise now; all, if its structure is hit."""
     path = drive.folder / "buffer.db"
     if not path.is_file() or not path.stat().st_size:
         return ""
-    inside = _numbers_in(path)
-    if inside is None:
-        inside = set(books.given)  # an earlier bit has made it unreadable
-    books.doubted |= inside
+    before = _rows_in(path)
     books.database_hit = True
     at = rng.randrange(path.stat().st_size)
     drive.flip("buffer.db", at, rng.randrange(8))
-    return f"a bit flips in the database at {at}: {len(inside)} numbers are in doubt"
+    after = _rows_in(path)
+    if before is None:
+        hit = set(books.given)  # an earlier bit has made it unreadable
+    elif after is None:
+        hit = set(before)
+    else:
+        hit = {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}
+    books.doubted |= hit
+    books.unchecked |= {number for number in hit if before is None or before.get(number, (None,))[-1] is None}
+    return f"a bit flips in the database at {at}: {len(hit)} numbers are in doubt"
 
 
-def _numbers_in(path: Path) -> set[Number] | None:
-    """Every number that the database speaks of, its write-ahead log included; None if it can't be read."""
-    try:
-        with peeked(path) as connection:
-            (stream,) = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()
-            seqs = [seq for (seq,) in connection.execute("SELECT id FROM prediction_buffer")]
-            for first, last in connection.execute("SELECT from_seq, to_seq FROM buffer_losses"):
-                seqs += range(first, last + 1)
-    except (sqlite3.DatabaseError, TypeError):
-        return None
-    return {(stream, seq) for seq in seqs}
+def _rows_in(path: Path) -> dict[Number, tuple[object, ...]] | None:
+    """Every number that the database speaks of, and what it says of it, its write-ahead log included.
+
+    The checksum of the payload comes last. None where it can't be read, or is not what SQLite would have written.
+    """
+    with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, TypeError):
+        connection.text_factory = bytes
+        if connection.execute("PRAGMA integrity_check").fetchall() != [(b"ok",)]:
+            return None
+        (stream, *about) = connection.execute("SELECT * FROM buffer_metadata").fetchone()[1:]
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(prediction_buffer)")]
+        checked = b"payload_crc32c" in columns
+        found: dict[Number, tuple[object, ...]] = {}
+        for seq, *row in connection.execute("SELECT * FROM prediction_buffer"):
+            found[stream.decode(), seq] = (*about, *row) if checked else (*about, *row, None)
+        for first, last, *why in connection.execute("SELECT * FROM buffer_losses"):
+            found |= {(stream.decode(), seq): (*about, *why, 0) for seq in range(first, last + 1)}
+        return found
+    return None
 
 
 @contextlib.contextmanager

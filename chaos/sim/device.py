@@ -17,7 +17,8 @@ from chaos.sim.books import Crash, Violation
 from chaos.sim.callers import log_for_ever, log_once
 from chaos.sim.coverage import speaker
 from chaos.sim.host import Host
-from chaos.sim.oracle import check_rest, check_stopped, handles_below
+from chaos.sim.oracle import check_flushed, check_rest, check_stopped, handles_below
+from chaos.sim.past import leave_behind
 from chaos.sim.plan import DEATHS, Fault
 from chaos.sim.weather import befall
 
@@ -53,6 +54,8 @@ class Device:
         """Live until a life has brought the whole backlog home after the healing."""
         speaker.set(self.host.name)
         await trio.sleep(self.rng.random())
+        if self.host.faces(Fault.UPGRADED):
+            leave_behind(self.host)
         while not self.converged:
             await self._live()
             self.host.lives += 1
@@ -90,7 +93,7 @@ class Device:
                 raise
             except* Exception as group:
                 raise Crash(f"G5: the process of {host.name} crashed: {group.exceptions!r}") from group
-        host.drive.fatal_in = None
+        host.drive.spare()
         self._bury(life)
         if host.drive.passed_by > CAP_SLACK * host.drive.bytes_max:
             raise Violation(f"G7: {host.drive.passed_by} bytes beyond the cap of {host.drive.bytes_max}")
@@ -127,8 +130,10 @@ class Device:
         if took_s > settings.shutdown_grace_seconds + STOP_MARGIN_S and well:
             raise Violation(f"G6: {host.name} took {took_s:.3f} s to stop, of {settings.shutdown_grace_seconds}")
         check_stopped(host.drive, host.books, pipeline, host.lives)
+        if well:
+            check_flushed(host.drive)
         if self.converged:
-            check_rest(host.drive, host.books, pipeline.status(), settings)
+            check_rest(host.books, pipeline.status(), settings)
 
     async def _work_through(self, pipeline: Pipeline, death: Fault | None, process: trio.CancelScope) -> None:
         """Callers log, things befall the device, until its time is over; a life that sees the healing converges."""
@@ -148,6 +153,8 @@ class Device:
             if lifetime.cancelled_caught and death is Fault.KILL and host.faces(death) and life not in self.dead:
                 self._doomed_by = death
                 self._die(process, "at rest")
+            if lifetime.cancelled_caught and self.rng.random() < 0.5:
+                host.drive.heal()  # so late that nothing but the stop brings what is left to the disk
             if not lifetime.cancelled_caught:
                 host.heal()
                 await trio.sleep(self.rng.choice((0.0, 5.0)))
@@ -193,7 +200,11 @@ class Device:
 
     def _doom(self, death: Fault) -> None:
         """It will die at one of its next calls to the disk."""
-        self.host.drive.fatal_in = self.rng.randrange(1, 12 if death is Fault.KILL_IN_STOP else 60)
+        drive = self.host.drive
+        if death is Fault.KILL_AT_CALL and self.rng.random() < 0.6:
+            drive.fatal_after = self.rng.choice("urt")
+        else:
+            drive.fatal_in = self.rng.randrange(1, 12 if death is Fault.KILL_IN_STOP else 60)
         self._doomed_by = death
 
     async def _doom_later(self, after_s: float) -> None:
@@ -204,7 +215,7 @@ class Device:
         """SIGKILL, or the power: this life's disk answers no more, the next life finds what is left."""
         host = self.host
         self.dead.add(host.drive.life)
-        power_cut = host.faces(Fault.POWER_CUT) and self.rng.random() < 0.5
+        power_cut = host.faces(Fault.POWER_CUT) and self.rng.random() < (0.9 if host.drive.fatal_after else 0.5)
         left = host.drive.move(power_cut=power_cut)
         host.met(self._doomed_by)
         if power_cut:

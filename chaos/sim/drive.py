@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from chaos.sim.platter import NEVER_READ, VARIANTS, Disk, Op, lay_out
+from chaos.sim.platter import NEVER_READ, VARIANTS, Disk, Op, lay_out, take_in
 
 DISK_BYTES = 1 << 30
 SHM_BYTES = 32_768
@@ -51,6 +51,8 @@ class Drive:
     # --- the end of a life
     fatal_in: int | None = attrs.field(default=None, init=False)
     """The process dies at this call from now."""
+    fatal_after: str = attrs.field(default="", init=False)
+    """The process dies at the first call after one of this kind: where the order of two calls is all that counts."""
     on_fatal: Callable[[str, str], None] | None = attrs.field(default=None, init=False)
     met: Callable[[str], None] = attrs.field(default=lambda _: None, init=False)
     """Is told of every fault that really hit something."""
@@ -78,6 +80,10 @@ class Drive:
         """No more faults; what was lost stays lost."""
         self.taken_bytes, self.slow_s = 0, 0.0
         self.read_only = self.sync_fails = self.journal_fails = False
+
+    def spare(self) -> None:
+        """The process dies at none of its calls."""
+        self.fatal_in, self.fatal_after = None, ""
 
     # --- calls
 
@@ -108,6 +114,8 @@ class Drive:
         """A process of that life has made this call."""
         if life != self.life:
             return
+        if kind == self.fatal_after and self.fatal_in is None:
+            self.fatal_in = 1
         if kind in "wt":
             if inside not in self.model.names:
                 return  # its name is gone, and what it holds goes with it
@@ -159,7 +167,7 @@ class Drive:
     def move(self, *, power_cut: bool) -> str:
         """The process is gone: lay out what is left of its files in the folder of the next life; says what is."""
         self.take_in_strays()
-        self.fatal_in = None
+        self.spare()
         variant = "killed"
         if power_cut:
             variant = self.rng.choice(VARIANTS)
@@ -181,6 +189,16 @@ class Drive:
             os.truncate(self.folder / path, size)
             self.sizes[path] = size
         self.used_bytes = sum(size for path, size in self.sizes.items() if OTHER_DATABASE not in path)
+        self.mounts.add(self)
+
+    def furnish(self, fill: Callable[[Path], None]) -> None:
+        """Have files there before the first life; all that `fill` writes into the folder is safe."""
+        self.mounts.remove(self)
+        fill(self.folder)
+        state = take_in(self.folder)
+        self.model = Disk.holding(state)
+        self.sizes = {path: len(data) for path, data in state.items() if data is not None}
+        self.used_bytes = sum(self.sizes.values())
         self.mounts.add(self)
 
     def flip(self, inside: str, at: int, bit: int) -> None:

@@ -62,7 +62,7 @@ class Host:
     def heal(self) -> None:
         """No more faults."""
         self.drive.heal()
-        self.drive.fatal_in = None
+        self.drive.spare()
         self.clock.set_right()
         self.link.heal()
         self.tell("healed")

@@ -10,13 +10,15 @@ import trio
 
 from actors.verdict import MARK
 from chaos.sim.books import Number, Violation
-from chaos.sim.plan import Fault
+from chaos.sim.plan import MIB, Fault
 from cloud import wire
 
 _SEQ = re.compile(rb'\{"seq":(\d+),')
 LATENCY_S = 0.05
 """The mean of each direction's delay."""
 SLOW_S = 4.0
+BODY_BYTES_MAX = MIB
+"""More than any batch of a scaled-down device has."""
 LATE_S = 40.0
 """How long the network may hold a request back before it delivers it once more."""
 
@@ -97,7 +99,8 @@ def _carried(request: httpx.Request) -> set[Number]:
     if request.method != "POST":
         return set()
     try:
-        envelope = wire.open_envelope(wire.decompress(request.content, request.headers.get("content-encoding", "")))
+        encoding = request.headers.get("content-encoding", "")
+        envelope = wire.open_envelope(wire.decompress(request.content, encoding, BODY_BYTES_MAX))
     except wire.WireError:
         return set()  # a payload that a flipped bit has damaged: no JSON any more
     numbers = (_SEQ.match(bytes(record)) for record in envelope.predictions)

@@ -46,7 +46,14 @@ def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) ->
         raise Violation(f"G1: {told} are counted as turned away, {away} callers heard so, {unsure} can't know")
 
 
-def check_rest(drive: Drive, books: Books, status: Status, settings: Settings) -> None:
+def check_flushed(drive: Drive) -> None:
+    """What holds, beside that, of a life that stopped on a disk that is well: the next one has nothing to replay."""
+    left = sorted(path.name for path in drive.folder.glob("buffer-journal/*.jsonl"))
+    if left:
+        raise Violation(f"G6: a stop in order leaves segments behind: {left}")
+
+
+def check_rest(books: Books, status: Status, settings: Settings) -> None:
     """What holds of the disk and of the device's own account once it has converged and stopped."""
     wrong = {
         name: status[name]  # type: ignore[literal-required]
@@ -55,8 +62,6 @@ def check_rest(drive: Drive, books: Books, status: Status, settings: Settings) -
     }
     if wrong:
         raise Violation(f"status after convergence: {wrong}")
-    if left := sorted(path.name for path in drive.folder.glob("buffer-journal/*.jsonl")):
-        raise Violation(f"G6: a stop in order leaves segments behind: {left}")
     with peeked(settings.buffer_db_path) as connection:
         stream = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()[0]
         rows = connection.execute(
@@ -147,7 +152,8 @@ def check_cloud(plan: Plan, books: Books, stored: Stored, coverage: Coverage) ->
     mine = stored.of(books.device)
     gaps = _gaps(stored.audits[books.device])
     _check_receipts(books, mine, gaps)
-    _check_stored(books, mine, stored.unnumbered.get(books.device, []))
+    _check_stored(books, mine)
+    _check_unnumbered(books, stored.unnumbered.get(books.device, []))
     for number, reason in gaps.items():
         _check_reason(plan, books, number, reason)
         coverage("outcome: loss explained")
@@ -178,21 +184,23 @@ def _check_receipts(books: Books, stored: dict[Number, list[dict[str, Any]]], ga
         found = stored.get(number, [])
         if len(found) > 1:
             raise Violation(f"G2: {number} is stored {len(found)} times")
-        if found and found[0] != made.content and number not in books.doubted:
+        if found and found[0] != made.content and number not in books.unchecked:
             raise Violation(f"G2: {number} was accepted for {made.image_id}, stored is {found[0]}")
         if not found and number not in gaps and number not in books.failed and number not in books.doubted:
             raise Violation(f"G1: {number} was accepted for {made.image_id}; it is not stored, and nobody says why")
 
 
-def _check_stored(books: Books, stored: dict[Number, list[dict[str, Any]]], unnumbered: list[dict[str, Any]]) -> None:
+def _check_stored(books: Books, stored: dict[Number, list[dict[str, Any]]]) -> None:
     """Nothing is stored that nobody made, and nothing under two numbers."""
     seen: dict[str, Number] = {}
     for number, found in stored.items():
         made = books.made.get(found[0]["image_id"])
-        if number in books.doubted:
+        if number in books.unchecked:
             continue
         if made is None or made.content != found[0]:
             raise Violation(f"G2: {number} holds what nobody made: {found[0]}")
+        if number in books.doubted:
+            continue
         if made.image_id in seen:
             raise Violation(f"G2: {made.image_id} is stored as {number} and as {seen[made.image_id]}")
         seen[made.image_id] = number
@@ -200,7 +208,11 @@ def _check_stored(books: Books, stored: dict[Number, list[dict[str, Any]]], unnu
             raise Violation(f"G2: {made.image_id} is stored as {number}, its receipt said {made.number}")
         if made.turned_away:
             raise Violation(f"G1: {made.image_id} was turned away, and is stored all the same")
-    for content in unnumbered:
+
+
+def _check_unnumbered(books: Books, stored: list[dict[str, Any]]) -> None:
+    """The same of what memory delivered, without a number."""
+    for content in stored:
         made = books.made.get(content["image_id"])
         if made is None or made.content != content:
             raise Violation(f"G2: what nobody made is stored: {content}")
@@ -211,9 +223,9 @@ def _check_stored(books: Books, stored: dict[Number, list[dict[str, Any]]], unnu
 def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) -> None:
     """A gap has a reason, and the right one."""
     made = books.given.get(number)
-    if number in books.doubted:
-        return
     if reason is None:
+        if number in books.doubted and number not in books.failed:
+            return
         if number not in books.failed:
             raise Violation(f"G3: {number} is missing, and nobody says why")
         reason = f"rejected: {books.failed[number]}"
@@ -222,9 +234,11 @@ def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) 
         case "evicted":
             right = plan.when_full is WhenFull.DROP_OLDEST
         case "bad_sector":
-            right = number in books.damaged
+            right = number in books.damaged or number in books.doubted
         case "rejected":
-            right = made is None or _is_bad(made)
+            right = made is None or _is_bad(made) or number in books.unchecked
+        case _:
+            right = number in books.doubted  # the tombstone's own text was hit
     if not right:
         raise Violation(f"G3: {number} is said to be lost: {reason!r}; its books say {made}")
 

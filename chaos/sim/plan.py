@@ -53,6 +53,8 @@ class Fault(enum.Enum):
     # what is sent
     REFUSED_RECORD = "refused record"
     POISON = "poison record"
+    # the past
+    UPGRADED = "upgraded"
 
 
 PER_REQUEST = (
@@ -90,7 +92,11 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """The plan of a seed."""
         rng = chance(seed, "plan")
-        faults = frozenset(fault for fault in Fault if rng.random() < 0.3)
+        faults = frozenset[Fault](fault for fault in Fault if fault is not Fault.UPGRADED and rng.random() < 0.3)
+        if Fault.POWER_CUT in faults and not faults & set(DEATHS):
+            faults |= {Fault.KILL_AT_CALL}  # the moment at which the power goes
+        if chance(seed, "past").random() < 0.3:
+            faults |= {Fault.UPGRADED}
         small = rng.random() < 0.25
         if small and rng.random() < 0.6:
             faults |= {Fault.OUTAGE}  # what fills a buffer
@@ -107,7 +113,7 @@ class Plan:
             big_bytes=12_000 if small else rng.choice((0, 0, 2_000)),
             calm_s=calm_s,
             segment_bytes=rng.choice((1_500, 6_000, 60_000)),
-            tidy_every_s=max(1.0, rng.choice((0.1, 0.3)) * calm_s),
+            tidy_every_s=max(1.0, rng.choice((0.3, 1.0)) * calm_s),
         )
 
     def command(self) -> str:

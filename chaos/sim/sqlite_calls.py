@@ -9,11 +9,12 @@ import _sqlite3
 import contextlib
 import ctypes
 import errno
-import functools
 from collections.abc import Callable, Iterator
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from chaos.sim.drive import Drive, Mounts
 
@@ -65,6 +66,16 @@ class _Vfs(Structure):
     )
 
 
+@attrs.frozen
+class _Usual:
+    """SQLite's own methods of one kind of file. To look one up in the C table makes a new Python function each time."""
+
+    table: _Methods
+    write: Callable[..., int]
+    truncate: Callable[..., int]
+    close: Callable[..., int]
+
+
 class SqliteUnreachable(Exception):
     """The SQLite of this Python hides its C functions: its system calls can't be met."""
 
@@ -111,9 +122,9 @@ class _Door:
         self.usual = usual
         self.paths: dict[int, str] = {}
         """By the address of the open file."""
-        self.tables: dict[int, tuple[_Methods, _Methods]] = {}
-        """By the address of the usual table of methods: a copy of it, and ours."""
-        self.methods: dict[int, _Methods] = {}
+        self.tables: dict[int, tuple[_Usual, _Methods]] = {}
+        """By the address of the usual table of methods: what of it we call, and our own table."""
+        self.methods: dict[int, _Usual] = {}
         """By the address of the open file: the usual methods."""
         self.open_callback = _OPEN(self.open)
         self.delete_callback = _DELETE(self.delete)
@@ -154,55 +165,51 @@ class _Door:
             ours = _Methods.from_buffer_copy(usual)
             ours.xWrite, ours.xTruncate = self.write_callback, self.truncate_callback
             ours.xSync, ours.xClose = self.sync_callback, self.close_callback
-            self.tables[address] = (usual, ours)
-        usual, ours = self.tables[address]
-        self.methods[file] = usual
+            self.tables[address] = (_Usual(usual, usual.xWrite, usual.xTruncate, usual.xClose), ours)
+        self.methods[file], ours = self.tables[address]
         opened.pMethods = ctypes.pointer(ours)
 
-    def _guarded(  # noqa: PLR0917 - what one call is
-        self, file: int, kind: str, size: int, offset: int, act: Callable[[], int], refused: int
-    ) -> tuple[int, Callable[..., None] | None, str]:
-        """Ask the drive, act, and say what came of it and who is to be told."""
+    def _asked(self, file: int, kind: str, offset: int, size: int = 0) -> tuple[int, Drive | None, int, str]:
+        """Ask the drive: its error, and who is to be told that the call was made (no drive: of no life any more)."""
         found = self.mounts.find(self.paths[file])
         if found is None:
-            return int(act()), None, ""
+            return OK, None, 0, ""
         drive, inside = found
-        life = drive.life
-        error = _refusal(drive, kind, inside, offset, size)
-        if error:
-            return FULL if error == errno.ENOSPC else refused, None, ""
-        code = int(act())
-        return code, functools.partial(drive.note, life) if code == OK else None, inside
+        life = drive.life  # before the question, which may end it
+        return _refusal(drive, kind, inside, offset, size), drive, life, inside
 
     def write(self, file: int, data: int, size: int, offset: int) -> int:
-        usual = self.methods[file]
-        code, note, inside = self._guarded(
-            file, "w", size, offset, lambda: usual.xWrite(file, data, size, offset), IOERR_WRITE
-        )
-        if note is not None:
-            note("w", inside, offset, ctypes.string_at(data, size))
+        error, drive, life, inside = self._asked(file, "w", offset, size)
+        if error:
+            return FULL if error == errno.ENOSPC else IOERR_WRITE
+        code: int = self.methods[file].write(file, data, size, offset)
+        if code == OK and drive is not None:
+            drive.note(life, "w", inside, offset, ctypes.string_at(data, size))
         return code
 
     def truncate(self, file: int, size: int) -> int:
-        usual = self.methods[file]
-        code, note, inside = self._guarded(file, "t", 0, size, lambda: usual.xTruncate(file, size), IOERR_TRUNCATE)
-        if note is not None:
-            note("t", inside, size)
+        error, drive, life, inside = self._asked(file, "t", size)
+        if error:
+            return FULL if error == errno.ENOSPC else IOERR_TRUNCATE
+        code: int = self.methods[file].truncate(file, size)
+        if code == OK and drive is not None:
+            drive.note(life, "t", inside, size)
         return code
 
     def sync(self, file: int, flags: int) -> int:  # noqa: ARG002 - SQLite's signature
         # The files lie in memory: only the drive knows what a sync is.
-        code, note, inside = self._guarded(file, "s", 0, 0, lambda: OK, IOERR_FSYNC)
-        if note is not None:
-            note("s", inside)
+        error, drive, life, inside = self._asked(file, "s", 0)
+        if error:
+            return FULL if error == errno.ENOSPC else IOERR_FSYNC
+        if drive is not None:
+            drive.note(life, "s", inside)
             if inside.endswith(("-wal", "-journal")):
-                note("s", ".")  # SQLite syncs the folder of a log that it has made
-        return code
+                drive.note(life, "s", ".")  # SQLite syncs the folder of a log that it has made
+        return OK
 
     def close(self, file: int) -> int:
-        usual = self.methods.pop(file)
         del self.paths[file]
-        return int(usual.xClose(file))
+        return int(self.methods.pop(file).close(file))
 
     def delete(self, vfs: int, name: bytes, sync_folder: int) -> int:
         path = name.decode()

@@ -1,5 +1,6 @@
 """One run: faults, then everything heals, then all must be home, then the verdict."""
 
+import gc
 import hashlib
 import tempfile
 import time
@@ -181,6 +182,18 @@ def seeded_trio(seed: int) -> Iterator[None]:
         run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]  # noqa: SLF001
 
 
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """When the collector comes depends on what the process did before, and what it closes was left open by somebody."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 def run_plan(plan: Plan, *, told: Callable[[str], object] | None = None) -> Summary:
     """One run, from nothing to the verdict; what it raises names the plan, how to replay it, and the last events."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - only a faster place
@@ -195,6 +208,7 @@ def run_plan(plan: Plan, *, told: Callable[[str], object] | None = None) -> Summ
         stack.enter_context(sqlite_intercepted(mounts))
         stack.enter_context(python_intercepted(mounts, lambda: f"{names.randrange(1 << 16):04x}"))
         stack.enter_context(seeded_trio(plan.seed))
+        stack.enter_context(nothing_collected())
         stack.callback(structlog.configure, **settings_before)
         listen(coverage, story.tell)
         began = time.process_time()
