@@ -252,8 +252,8 @@ class _Uplink:
             return
         try:
             self.reports.send_nowait(report)
-        except trio.WouldBlock:
-            return
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            return  # or connectivity was cancelled in the instant of the answer, and so are we
 
     async def _tell(self, settlement: Settlement) -> None:
         """Pass on what is settled: one outcome for the sent, one for each error that the cloud gave."""

@@ -167,6 +167,16 @@ def pauses(count):
 # --- 200
 
 
+async def test_an_answer_in_the_instant_in_which_connectivity_is_cancelled_is_no_crash(world, autojump_clock):
+    """What it has learnt is still told, and it ends as it would have ended."""
+    world._reports.close()
+    await world.live.send(live(1))
+    world.live.close()
+    world.backlog.close()
+    await world.ended.wait()
+    assert [(outcome.fate, list(outcome.seqs)) async for outcome in world._outcomes] == [(Fate.SENT, [1])]
+
+
 async def test_a_live_batch_is_framed_around_its_stored_bytes_and_sent(autojump_clock, world):
     batch = live(1, 2, 3)
     await world.live.send(batch)
