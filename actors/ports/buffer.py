@@ -118,13 +118,17 @@ class Buffer:
             raise BufferDamaged(f"{self.path}: buffer_metadata can't be read: {row}")
         return Totals(*row)
 
-    def highest_seq(self) -> int:
-        """The highest number that anything in here speaks of; SQLite has no checksums, so one witness is not enough."""
+    def highest_seq(self, *, without: str = "") -> int:
+        """The highest number that anything in here speaks of; SQLite has no checksums, so one witness is not enough.
+
+        Tombstones that give the reason `without` are not asked.
+        """
         with named_errors():
             witnesses = self._connection.execute(
                 "SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM prediction_buffer"
-                " UNION ALL SELECT max(to_seq) FROM buffer_losses"
-                " UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'"
+                " UNION ALL SELECT max(to_seq) FROM buffer_losses WHERE reason != ?"
+                " UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'",
+                (without,),
             ).fetchall()
         return max((seq for (seq,) in witnesses if isinstance(seq, int)), default=0)
 

@@ -65,11 +65,13 @@ def replay(
             quarantine.take_whole(seen.path)
         else:
             ours.append(seen)
-    in_buffer = buffer.highest_seq()
+    # A replay that was killed may have told of its holes, and inserted nothing yet: they are no sign of what was.
+    in_buffer = buffer.highest_seq(without=BAD_SECTOR)
     last_seq = max([in_buffer, *(seen.last_seq for seen in ours)])
     # All up to `in_buffer` was inserted once. What lies above it can only be in the segments: what is not, is lost.
     # Told before the first insert, since that raises `in_buffer`, and a kill in between would forget the hole.
-    gone = holes((seq for seen in ours for seq, _ in seen.records), in_buffer + 1, last_seq)
+    found_seqs = {seq for seen in ours for seq, _ in seen.records}
+    gone = holes(found_seqs | buffer.buried(in_buffer + 1, last_seq), in_buffer + 1, last_seq)
     if gone:
         buffer.bury(gone, BAD_SECTOR, now, last_seq=in_buffer)
     saved = 0

@@ -6,10 +6,12 @@ import shutil
 import signal
 import sqlite3
 from pathlib import Path
+from unittest.mock import Mock
 
 import google_crc32c
 import pytest
 
+from actors.ports.buffer import Buffer
 from actors.ports.journal import encode_line, orphans
 from actors.ports.opening import DiskTrouble, StoreLocked
 from actors.ports.private import write_private
@@ -52,6 +54,27 @@ def accounted(store: Store) -> set[int]:
     buried = {seq for loss in store.losses() for seq in range(loss.from_seq, loss.to_seq + 1)}
     assert not pending & buried
     return pending | buried
+
+
+def test_hole_told_by_a_replay_that_was_killed_hides_no_other_one(world, monkeypatch):
+    """The tombstone is written before the first insert; in between the process dies, and then another line goes bad."""
+    segment = killed(world)
+    data = bytearray(segment.read_bytes())
+    lines = data.splitlines(keepends=True)
+    data[sum(map(len, lines[:4])) - 9] ^= 1  # 8, the third of the lines from 6 to 10
+    segment.write_bytes(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Buffer, "insert", Mock(side_effect=InterruptedError))
+        with pytest.raises(DiskTrouble):
+            world.open()
+    world.folder = shutil.copytree(world.folder, world.folder.with_name("again"))
+    data[sum(map(len, lines[:3])) - 9] ^= 1
+    orphans(world.folder / "buffer-journal")[0].write_bytes(data)
+    store = world.open()
+    assert accounted(store) == set(range(1, 11))
+    assert [(loss.from_seq, loss.to_seq) for loss in store.losses()] in ([(7, 8)], [(7, 7), (8, 8)])
+    assert store.accept(entries(1))[0].seq == 11
+    store.close()
 
 
 def test_segment_that_repeats_and_skips_gives_each_number_once_and_explains_the_gap(world):
