@@ -27,7 +27,7 @@ import attrs
 
 from chaos.sim.coverage import MUST
 from chaos.sim.plan import Fault, Plan
-from chaos.sim.shrink import first_cause, shrink
+from chaos.sim.shrink import fails, first_cause, shrink
 from chaos.sim.world import ENDS, Summary, run_plan
 
 CHUNK_SEEDS = 10
@@ -51,9 +51,14 @@ def one(given: argparse.Namespace) -> int:
     """Tell one plan's story, or shrink it."""
     plan = plan_of(given)
     if given.shrink:
+        why = fails(plan)
+        if not why:
+            print("this plan does not fail: there is nothing to shrink")
+            return 0
+        print(f"it fails: {why}")
         least = shrink(plan, print)
-        print(f"the smallest that fails: {least.command()}" if least != plan else "nothing smaller fails")
-        return 0
+        print(f"the smallest that was found: {least.command()}" if least != plan else "nothing smaller fails")
+        return 1
     print(plan)
     try:
         summary = run_plan(plan, told=print)

@@ -19,7 +19,7 @@ from chaos.simulate import many, tell
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 300
-"""The usual run; `make simulate` takes 10,000."""
+"""The usual run (9, 70 and 175 once failed); `make simulate` takes 10,000."""
 
 
 def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
@@ -31,12 +31,6 @@ def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
     assert total.seeds == SEEDS
     assert total.stored + total.explained >= total.accepted > 0
     assert not MUST - total.met.keys(), "what is never met proves nothing"
-
-
-@pytest.mark.parametrize("seed", [70, 175])
-def test_seed_that_once_failed_holds(seed):
-    """What memory had kept was evicted later, by policy; a buffer with room again said that it was full."""
-    assert run_plan(Plan.of(seed)).accepted > 0
 
 
 def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
