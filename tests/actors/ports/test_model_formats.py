@@ -20,6 +20,8 @@ FRAME = np.full((64, 64, 3), 90, np.uint8)
 class Known(torch.nn.Module):
     """Answers the rows to every image."""
 
+    answer: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         answer = torch.zeros(1, 300, 6)
