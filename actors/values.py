@@ -168,7 +168,8 @@ def _read_address(value: object) -> str:
     url = read_text(value)
     parts = urlsplit(url)
     clean = url.isprintable() and " " not in url and "@" not in parts.netloc and parts.port != 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or not clean:
+    labels = (parts.hostname or "").removesuffix(".").split(".")
+    if parts.scheme not in ("http", "https") or not clean or not all(0 < len(label) < 64 for label in labels):
         raise ValueError
     return url
 

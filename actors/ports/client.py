@@ -261,6 +261,8 @@ def _endpoint_url(endpoint: str) -> httpx.URL:
         raise ValueError(f"the endpoint is no URL: {exc}") from exc
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("the endpoint must be a URL like http://host:port/log")
+    if not all(0 < len(label) < 64 for label in url.host.removesuffix(".").split(".")):
+        raise ValueError("the endpoint's host is no name: a part of it is empty or longer than 63 characters")
     if url.userinfo:
         raise ValueError("the endpoint must not carry a user or password; give the API key instead")
     return url

@@ -181,7 +181,17 @@ async def test_the_key_never_shows_itself(nursery_of_servers, autojump_clock):
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["", "cloud", "ftp://host/log", "http://", "http:///log", "http://user:pw@host/log", "http://h:port/log"],
+    [
+        "",
+        "cloud",
+        "ftp://host/log",
+        "http://",
+        "http:///log",
+        "http://user:pw@host/log",
+        "http://h:port/log",
+        f"http://{'x' * 64}.example/log",
+        "http://cloud..example/log",
+    ],
 )
 def test_an_endpoint_that_is_none_is_refused_at_once(endpoint):
     with pytest.raises(ValueError) as refused:
