@@ -10,7 +10,7 @@ import trio
 
 from actors.alerts import Scene, holding
 from actors.messages import AlertChange, Pulse
-from actors.readiness import Bounds, silent, stuck
+from actors.readiness import Bounds, could_move, silent, stuck
 from actors.status import Cells
 
 LOOK_EVERY_S = 1.0
@@ -82,7 +82,8 @@ class Watch:
         books, traffic, vision = cells.books.value, cells.traffic.value, cells.vision.value
         settled = traffic.sent + traffic.rejected
         sample = Sample(at, vision.frames, books.last_seq, settled, books.size_bytes)
-        if not self.samples or settled != self.samples[-1].delivered or not books.pending:
+        moved = not self.samples or settled != self.samples[-1].delivered
+        if moved or not could_move(books.pending, cells.link.value):
             self.moved_at = at
         if books.capacity_bytes:  # before the first account there is nothing to compare with
             self.samples.append(sample)

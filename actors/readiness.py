@@ -23,10 +23,17 @@ class Bounds:
     stuck_s: float = STUCK_S
 
 
+def could_move(pending: int, link: Link) -> bool:
+    """Whether predictions wait and somebody is there to take them. A suspicion is no absence: a cloud that answers each
+    POST with 503 and each probe with 200 is suspected and found again every few seconds.
+    """
+    return bool(pending) and link.state in (LinkState.UP, LinkState.SUSPECT)
+
+
 def stuck(pending: int, link: Link, *, moved_at: float, monotonic: float, bounds: Bounds) -> str:
-    """Why it has to be said that nothing moves: the link is up, predictions wait, none was delivered; or nothing."""
-    still_s = monotonic - max(moved_at, link.since)
-    if not pending or link.state is not LinkState.UP or still_s <= bounds.stuck_s:
+    """Why it has to be said that nothing moves, or nothing; `moved_at` is when it last moved or could not."""
+    still_s = monotonic - moved_at
+    if not could_move(pending, link) or still_s <= bounds.stuck_s:
         return ""
     return f"the link is up and predictions wait ({pending}), but none was delivered for {still_s:.0f} s"
 

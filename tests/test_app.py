@@ -17,6 +17,7 @@ import attrs
 import httpx
 import pytest
 
+from actors.ports.door import door
 from actors.status import Status
 from tests.places import locked_by_somebody
 
@@ -149,9 +150,13 @@ def test_taken_status_port_is_told_and_the_device_works_on(tmp_path):
         with device(tmp_path, STATUS_BIND=bind) as running:
             told = running.wait_for("status_endpoint_unavailable")
             assert told["bind"] == bind
+            assert "Address already in use" in told["error"]
             assert "STATUS_BIND" in told["remedy"]
             running.wait_for("model_loaded")
-            time.sleep(0.5)
+            deadline = time.monotonic() + PATIENCE_S
+            with door(tmp_path / "device" / "buffer.db") as control:
+                while not control.status()["last_seq"] and time.monotonic() < deadline:
+                    time.sleep(0.1)
             assert running.stop()["accepted"] > 0
 
 

@@ -1,6 +1,6 @@
 """The device's own endpoints on STATUS_BIND: is it alive, is it ready, what is it doing, and a page that shows it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -150,6 +150,15 @@ async def serve(
         log.warning(
             "status_endpoint_unavailable",
             bind=bind,
-            error=str(group.exceptions[0]),
+            error="; ".join(_leaves(group)),
             remedy="free the port, or give this device a STATUS_BIND of its own; it works on without",
         )
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
+    """What the single errors say in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield str(error)

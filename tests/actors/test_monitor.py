@@ -111,6 +111,29 @@ async def test_accepted_but_not_delivered_is_noticed_after_its_bound_and_over_wi
     assert cells.pulse.value.stuck == ""
 
 
+async def test_a_cloud_that_is_there_and_stores_nothing_is_noticed_though_each_failure_makes_the_link_suspect(
+    autojump_clock, nursery
+):
+    """503 to every POST, 200 to every probe: the link is up anew every few seconds, and yet nothing moves."""
+    cells = Cells()
+    cells.books.value = WELL
+    nursery.start_soon(look_for_ever, cells)
+    for second in range(0, 60, 5):
+        state = LinkState.SUSPECT if second % 10 else LinkState.UP
+        cells.link.value = Link(state, since=trio.current_time())
+        await trio.sleep(5)
+    await trio.sleep(0.5)
+    assert cells.pulse.value.stuck == ""
+    await trio.sleep(1)
+    assert "none was delivered for 61 s" in cells.pulse.value.stuck
+    cells.link.value = Link(LinkState.DOWN, since=trio.current_time())
+    await trio.sleep(1)
+    assert cells.pulse.value.stuck == ""
+    cells.link.value = Link(LinkState.UP, since=trio.current_time())
+    await trio.sleep(59)
+    assert cells.pulse.value.stuck == "", "what was waited for while the link was down doesn't count"
+
+
 async def test_a_disk_that_hangs_is_an_alert_and_the_device_neither_healthy_nor_ready(autojump_clock, nursery):
     cells = Cells()
     cells.vision.value = Vision(model_version="v1")

@@ -64,8 +64,10 @@ def test_without_sources_no_model_is_waited_for():
         (5, UP, 0.0, 100.1, True),
         (0, UP, 0.0, 1e6, False),
         (5, Link(LinkState.DOWN), 0.0, 1e6, False),
-        (5, Link(LinkState.UP, since=50.0), 0.0, 149.0, False),
-        (5, Link(LinkState.UP, since=50.0), 0.0, 151.0, True),
+        (5, Link(LinkState.UNKNOWN), 0.0, 1e6, False),
+        (5, Link(LinkState.REFUSED), 0.0, 1e6, False),
+        (5, Link(LinkState.SUSPECT), 0.0, 100.1, True),
+        (5, Link(LinkState.UP, since=99.0), 0.0, 100.1, True),
     ],
 )
 def test_stuck_means_that_it_could_move_and_does_not(pending, link, moved_at, now, is_stuck):
