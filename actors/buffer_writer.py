@@ -86,6 +86,8 @@ class _Desk:
     turned_away: int = attrs.field(default=0, init=False)
     renumbered: int = attrs.field(default=0, init=False)
     trouble: str = attrs.field(default="", init=False)
+    waits: bool = attrs.field(default=False, init=False)
+    """An accept waits for room: BUFFER_WHEN_FULL is `block`."""
     delivers: bool = attrs.field(default=True, init=False)
     """Whether anybody takes what is passed on: not where delivery is switched off, nor once the pipeline ends."""
     full: bool = attrs.field(default=False, init=False)
@@ -133,10 +135,10 @@ class _Desk:
                 elif self.when_full is WhenFull.DROP_OLDEST and await self.made_room(Store.evict):
                     self.nudge()
                 else:
-                    tidied = False
+                    tidied, self.waits = False, True
                     await trio.sleep(RETRY_S)
             else:
-                self.full = False
+                self.full = self.waits = False
                 self.in_trouble("")
                 return records
 
@@ -279,7 +281,8 @@ class _Desk:
                     await trio.lowlevel.checkpoint()
                 await self.write_outcomes()
                 await self.save_tail()
-                if self.full and await self.disk.do(Store.has_room):  # nobody may have asked for any since
+                # Nobody may have asked for any since; who waits for more than there is asks again himself.
+                if self.full and not self.waits and await self.disk.do(Store.has_room):
                     self.full = False
                 if not self.full:
                     self.in_trouble("")
