@@ -127,8 +127,8 @@ def test_a_client_that_never_reads_its_export_is_cut_off_and_holds_up_no_stop(tm
                 assert client.post("/log", content=body).status_code == 200
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as stalled:
-            stalled.sendall(b"GET /predictions?format=jsonl HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert stalled.recv(1, socket.MSG_PEEK)
+            stalled.sendall(b"GET /predictions?format=jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert stalled.recv(12, socket.MSG_PEEK | socket.MSG_WAITALL) == b"HTTP/1.1 200"
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0
 
