@@ -67,7 +67,7 @@ def replay(
             ours.append(seen)
     # A replay that was killed may have told of its holes, and inserted nothing yet: they are no sign of what was.
     in_buffer = buffer.highest_seq(without=BAD_SECTOR)
-    last_seq = max([in_buffer, *(seen.last_seq for seen in ours)])
+    last_seq = max([buffer.highest_seq(), *(seen.last_seq for seen in ours)])
     # All up to `in_buffer` was inserted once. What lies above it can only be in the segments: what is not, is lost.
     # Told before the first insert, since that raises `in_buffer`, and a kill in between would forget the hole.
     found_seqs = {seq for seen in ours for seq, _ in seen.records}

@@ -18,7 +18,7 @@ from actors.ports.private import write_private
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from cloud.wire import Loss, number_payload
-from tests.actors.ports.stores import Disk, entries, seqs_pending
+from tests.actors.ports.stores import Disk, entries, sent, seqs_pending
 
 PAGE_BYTES = 4096
 
@@ -74,6 +74,20 @@ def test_hole_told_by_a_replay_that_was_killed_hides_no_other_one(world, monkeyp
     assert accounted(store) == set(range(1, 11))
     assert [(loss.from_seq, loss.to_seq) for loss in store.losses()] in ([(7, 8)], [(7, 7), (8, 8)])
     assert store.accept(entries(1))[0].seq == 11
+    store.close()
+
+
+def test_lost_number_at_the_end_is_counted_by_every_later_start(world):
+    """Nothing but its tombstone speaks of it: whoever leaves that out counts one sent prediction too few."""
+    segment = killed(world, 1)
+    data = bytearray(segment.read_bytes())
+    data[-9] ^= 1
+    segment.write_bytes(data)
+    store = world.open()
+    store.settle([sent(1)])
+    for _ in range(2):
+        store = world.kill(store)
+        assert (store.sent_count, store.pending_count) == (1, 0)
     store.close()
 
 
