@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 import attrs
+import msgspec
 
 from actors.messages import Sign
 from actors.seqs import NO_SEQS, Payloads, Seqs, Stored, payloads_of, seqs_of
@@ -68,7 +69,7 @@ def judge(
     ours = _is_ours(headers)
     wait_s = _retry_after_s(headers.get("retry-after"), now)
     sense = _sense(status, ours=ours, says_when=wait_s is not None)
-    reason = f"{status}: {_excerpt(body)}".rstrip(": ")
+    reason = f"{status}: {_said(headers, body)}".rstrip(": ")
     if sense is Sense.UNUSABLE and empty:
         return Verdict(Sense.REFUSED, f"{ENVELOPE_AT_FAULT}; {reason}"[:REASON_CHARS_MAX], ours=ours)
     if sense is not Sense.BUSY:
@@ -132,8 +133,12 @@ def _judge_success(status: int, headers: Mapping[str, str], body: bytes, records
 
 
 def _is_ours(headers: Mapping[str, str]) -> bool:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(headers)
     return MARK in headers or kind == "application/json" or kind.endswith("+json")
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _retry_after_s(header: str | None, now: float) -> float | None:
@@ -145,6 +150,24 @@ def _retry_after_s(header: str | None, now: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, wait_s), RETRY_AFTER_MAX_S)
+
+
+class _Problem(msgspec.Struct):
+    """What a person wants of a problem document (RFC 9457): what is wrong, and our cloud's own word on what to do."""
+
+    detail: str
+    remedy: str = ""
+
+
+def _said(headers: Mapping[str, str], body: bytes) -> str:
+    """What an answer says, in its own words where it is a problem document."""
+    if _kind(headers) != "application/problem+json":
+        return _excerpt(body)
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _excerpt(body)
+    return _excerpt("; ".join(filter(None, (problem.detail, problem.remedy))).encode())
 
 
 def _excerpt(body: bytes) -> str:

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 import trio
 
+from cloud.folder import make_private
 from cloud.keys import Key, Keys, Scope, digest_of
 from cloud.ledger.lane import RunSync, thread_lane
 from cloud.wire import Name
@@ -161,7 +162,7 @@ def changing(path: Path) -> Iterator[list[str]]:
     Others who change it wait. Nothing is written where the body raises.
     """
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private(target.parent)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from cloud import wire
+from cloud.folder import make_private
 from cloud.ledger import Batch, LedgerUnavailable, LedgerUnusable, sqlite_read, sqlite_rollups, sqlite_write
 from cloud.ledger.desk import CHECK_S_MAX, Desk
 from cloud.ledger.lane import RunSync, thread_lane
@@ -114,7 +115,7 @@ def _transact(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connec
 def _open(path: str, synchronous: Synchronous) -> _Files:
     try:
         if path != MEMORY:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            make_private(Path(path).parent)
         writing = _connect(path)
     except (OSError, sqlite3.Error) as exc:
         raise LedgerUnusable(f"{path}: {exc}; give a file in a folder that can be written") from exc

@@ -128,6 +128,21 @@ def test_too_many_requests_without_a_time_still_means_a_pause():
     assert verdict(429, JSON | {"retry-after": "-3"}).retry_after_s == 5.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        ("application/problem+json", b'{"detail":"a key is needed","remedy":"send one"}', "401: a key is needed; send one"),
+        ("application/problem+json", b'{"detail":"a key is needed"}', "401: a key is needed"),
+        ("application/problem+json", b'{"detail":7}', '401: {"detail":7}'),
+        ("application/problem+json", b'{"detail":"\\ud800', '401: {"detail":"\\ud800'),
+        ("application/problem+json", b"\xff", "401: \N{REPLACEMENT CHARACTER}"),
+        ("application/json", b'{"detail":"a key"}', '401: {"detail":"a key"}'),
+    ],
+)
+def test_a_problem_document_is_told_in_its_own_words(kind, body, reason):
+    assert verdict(401, {"content-type": kind}, body).reason == reason
+
+
 def test_a_reason_is_short_and_printable_whatever_was_answered():
     reason = verdict(500, HTML, b"\x00\x1b[31mbad\n\tthing\xff" + b"z" * 10_000).reason
     assert reason.startswith("500: [31mbad thing")

@@ -199,6 +199,13 @@ def test_what_an_older_version_stored_is_in_the_rollups_and_in_the_sums_of_its_s
         assert old.execute("SELECT last_seq, stored, explained FROM streams").fetchall() == [(8, 4, 2)]
 
 
+async def test_folders_that_are_made_for_it_are_for_its_user_alone(tmp_path):
+    """The device keeps its buffer there too, and finds fault with a folder that anybody may enter."""
+    path = tmp_path / "state" / "holdfast" / "cloud.db"
+    async with open_ledger(str(path), **opened):
+        assert [folder.stat().st_mode & 0o777 for folder in (path.parent, path.parents[1])] == [0o700, 0o700]
+
+
 async def test_two_ledgers_on_one_file_do_not_store_a_number_twice(tmp_path):
     path = str(tmp_path / "cloud.db")
     answers = []
