@@ -162,10 +162,7 @@ def render(run: Run) -> str:
         alarm_rows="\n".join(f"| {least} | {alarmed} |" for least, alarmed in run.alarms.alarmed.items()),
         command=run.command,
         epochs=run.epochs,
-        goal_rows="\n".join(
-            f"| {goal.name} | {goal.wanted} | {goal.reached} | {'yes' if goal.met else '**no**'} |"
-            for goal in goals(run)
-        ),
+        goal_rows="\n".join(map(row_of, goals(run))),
         minutes=run.took_s / 60,
         processor=run.processor_s / 60,
         step=run.step,
