@@ -11,6 +11,7 @@ are virtual, and disks and links are simulated below and between them (`chaos/si
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -95,6 +96,7 @@ def run_chunk(seeds: tuple[int, ...]) -> tuple[Summary, int | None]:
         except ENDS as error:
             report(Plan.of(seed), error)
             return total, seed
+    gc.collect()  # a run is full of rings, and leaves them to be collected between runs: their disks are in there
     return total, None
 
 

@@ -112,6 +112,7 @@ def sqlite_intercepted(mounts: Mounts) -> Iterator[None]:
     finally:
         library.sqlite3_vfs_register(usual, 1)
         library.sqlite3_vfs_unregister(byref(vfs))
+        door.mounts = Mounts(mounts.root)  # the door is kept, but not every byte that the run's disks have held
 
 
 class _Door:
