@@ -131,7 +131,7 @@ def test_too_many_requests_without_a_time_still_means_a_pause():
 @pytest.mark.parametrize(
     ("kind", "body", "reason"),
     [
-        ("application/problem+json", b'{"detail":"a key is needed","remedy":"send one"}', "401: a key is needed; send one"),
+        ("application/problem+json", b'{"detail":"no key","remedy":"send one"}', "401: no key; send one"),
         ("application/problem+json", b'{"detail":"a key is needed"}', "401: a key is needed"),
         ("application/problem+json", b'{"detail":7}', '401: {"detail":7}'),
         ("application/problem+json", b'{"detail":"\\ud800', '401: {"detail":"\\ud800'),
