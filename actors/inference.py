@@ -106,7 +106,6 @@ async def run(
                 async for request in requests:
                     await desk.free.acquire()
                     nursery.start_soon(desk.answer, request)
-            await gathering.flush()
             helpers.cancel_scope.cancel()
 
 
