@@ -103,8 +103,8 @@ class _Desk:
         with accepts, self.stored, self.nudges:
             self.nudge()
             async for first in accepts:
-                group = await gather(first, accepts, group_min, group_wait_s)
-                records = await self.make_durable([entry for accept in group for entry in accept.entries])
+                group, entries = await gather(first, accepts, group_min, group_wait_s)
+                records = await self.make_durable(entries)
                 self.answer(group, records)
                 self.hand_on(records)
                 self.note()

@@ -8,11 +8,12 @@ import trio
 from trio_util import AsyncValue
 
 from actors.gathering import Gathering
-from actors.messages import Accept, Entry, Look, Receipt, Reply, Vision
+from actors.messages import Accept, Entry, Look, Receipt, Vision
 from actors.ports.annotate import Draw
 from actors.ports.detector import Detector, DetectorError, Sight, detect_many
 from actors.ports.frames import Frame
 from actors.ports.lane import RunSync
+from actors.reply import Reply
 from cloud.wire import Prediction, encode_prediction
 
 BATCH_MAX = 8

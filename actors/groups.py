@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import trio
 
-from actors.messages import Accept, Receipt
+from actors.messages import Accept, Entry, Receipt
 from actors.seqs import Stored
 from actors.tail import json_bytes
 
@@ -16,35 +16,39 @@ GROUP_BYTES_MAX = 1 << 20
 
 async def gather(
     first: Accept, accepts: trio.MemoryReceiveChannel[Accept], group_min: int, group_wait_s: float
-) -> list[Accept]:
-    """All that waits, and if that is fewer than `group_min` predictions, what comes within `group_wait_s`."""
-    group = [first]
-    count, size = len(first.entries), json_bytes(first.entries)
+) -> tuple[list[Accept], list[Entry]]:
+    """All that waits, and if that is fewer than `group_min` predictions, what comes within `group_wait_s`; and the
+    predictions of them all.
+    """
+    group, entries = [first], list(first.entries)
+    size = json_bytes(entries)
     with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while count < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
-            group.append(accepts.receive_nowait())
-            count += len(group[-1].entries)
-            size += json_bytes(group[-1].entries)
-    if count < group_min:
+        while len(entries) < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
+            accept = accepts.receive_nowait()
+            group.append(accept)
+            for entry in accept.entries:
+                entries.append(entry)
+                size += len(entry.body)
+    if len(entries) < group_min:
         with trio.move_on_after(group_wait_s):
-            while count < group_min:
+            while len(entries) < group_min:
                 try:
                     group.append(await accepts.receive())
                 except trio.EndOfChannel:
                     break
-                count += len(group[-1].entries)
-    return group
+                entries += group[-1].entries
+    return group, entries
 
 
 def answer(group: Sequence[Accept], records: Sequence[Stored], stream_id: str) -> None:
     """A receipt for every entry, in order. `records` is all of the group, or nothing where a policy turned it away."""
-    receipts = [receipt(stream_id, record) for record in records]
+    receipts = tuple([receipt(stream_id, record) for record in records])
     start = 0
     for accept in group:
         count = len(accept.entries)
         if accept.reply is not None:
-            mine = receipts[start : start + count] if receipts else [receipt(stream_id, None)] * count
-            accept.reply.put(tuple(mine))
+            mine = receipts[start : start + count] if receipts else (receipt(stream_id, None),) * count
+            accept.reply.put(mine)
         start += count
 
 

@@ -17,7 +17,6 @@ from actors.messages import (
     PageRequest,
     PipelineClosed,
     Receipt,
-    Reply,
 )
 from actors.ports.annotate import picture
 from actors.ports.client import CloudClient
@@ -25,6 +24,7 @@ from actors.ports.frames import ImageGiven
 from actors.ports.lane import RunSync
 from actors.ports.replay import Recovered
 from actors.readiness import Bounds
+from actors.reply import Reply
 from actors.settings import Settings
 from actors.status import Cells, Status, status_of
 from actors.tasks import Chore, Done, Task, TaskRefused
@@ -73,7 +73,9 @@ class Pipeline:
         Raises `WireError` for a prediction that does not keep the contract, naming the field, and `PipelineClosed`.
         A caller that is cancelled while it waits can't know whether the prediction was accepted.
         """
-        return (await self.log_many((prediction,)))[0]
+        body = encode_prediction(prediction)
+        entry = Entry(prediction.image_id, prediction.timestamp, body)
+        return (await self._make_durable((entry,), len(body)))[0]
 
     async def log_many(self, predictions: Sequence[Prediction]) -> tuple[Receipt, ...]:
         """`log` of several predictions, which share one fsync; all are checked before any is accepted.
@@ -83,12 +85,14 @@ class Pipeline:
         entries = tuple([Entry(one.image_id, one.timestamp, encode_prediction(one)) for one in predictions])
         if not entries:
             return ()
+        return await self._make_durable(entries, sum([len(entry.body) for entry in entries]))
+
+    async def _make_durable(self, entries: tuple[Entry, ...], size_bytes: int) -> tuple[Receipt, ...]:
         mib_max = self.settings.buffer_max_size_mb
-        size = sum([len(entry.body) for entry in entries])
-        if size > mib_max * 2**20 // CALL_PART:
+        if size_bytes > mib_max * 2**20 // CALL_PART:
             raise CallTooLarge(
-                f"log_many: {size} bytes in one call; no more than an eighth of BUFFER_MAX_SIZE_MB={mib_max} is sure to"
-                " find room: log them in several calls, or set more"
+                f"log_many: {size_bytes} bytes in one call; no more than an eighth of BUFFER_MAX_SIZE_MB={mib_max} is"
+                " sure to find room: log them in several calls, or set more"
             )
         reply: Reply[tuple[Receipt, ...]] = Reply()  # an alias that is called costs more than the reply
         self._waiting[reply] = ()

@@ -13,7 +13,7 @@ from trio_util import AsyncValue
 
 from actors.eye import Eye, Sketcher
 from actors.gathering import Gathering
-from actors.messages import Accept, Receipt, Reply, Vision
+from actors.messages import Accept, Receipt, Vision
 from actors.ports.annotate import Draw
 from actors.ports.detector import Detector, DetectorError
 from actors.ports.frames import (
@@ -26,6 +26,7 @@ from actors.ports.frames import (
     image_id,
 )
 from actors.ports.lane import RunSync
+from actors.reply import Reply
 from actors.watching import Watch
 from cloud.wire import Prediction, WireError
 

@@ -21,10 +21,10 @@ from actors.messages import (
     Outcome,
     Page,
     PageRequest,
-    Reply,
     Trouble,
 )
 from actors.pacing import Pace, next_due, next_pace, page_size, rate_per_s
+from actors.reply import Reply
 from cloud.wire import BATCH_BYTES_MAX
 
 RETRY_MULTIPLIER = 2.0

@@ -6,10 +6,11 @@ import attrs
 import trio
 from trio_util import AsyncValue
 
-from actors.messages import Receipt, Reply, Vision
+from actors.messages import Receipt, Vision
 from actors.ports.cursors import Mark
 from actors.ports.frames import Frame, Resumable, SourceDown
 from actors.ports.lane import RunSync
+from actors.reply import Reply
 
 UNSETTLED_MAX = 128
 """Frames of one source that may wait for their receipts, two groups' worth: one gathers while the other is written. So
@@ -84,7 +85,7 @@ class Ledger:
                 await self._news.wait()
             ready = [await self._open[0][1].wait()]
             while len(ready) < len(self._open) and self._open[len(ready)][1].given:
-                ready.append(await self._open[len(ready)][1].wait())
+                ready.append(self._open[len(ready)][1].answer)
             settled = [(mark, receipts) for (mark, _), receipts in zip(self._open, ready, strict=False)]
             durable = [mark for mark, receipts in settled if _durable(receipts)]
             passed = [mark for mark, receipts in settled if not receipts]

@@ -4,7 +4,7 @@ import enum
 
 import attrs
 
-from actors.messages import Reply
+from actors.reply import Reply
 
 
 class TaskKind(enum.Enum):

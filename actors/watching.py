@@ -11,10 +11,11 @@ import trio
 from trio_util import AsyncValue
 
 from actors.backoff import backoff_s
-from actors.messages import Receipt, Reply, Unread, Vision
+from actors.messages import Receipt, Unread, Vision
 from actors.ports.detector import DetectorError
 from actors.ports.frames import Abandonable, Frame, FrameUnreadable, NoFrameYet, Resumable, Source, SourceDown
 from actors.ports.lane import RunSync
+from actors.reply import Reply
 from actors.settling import Ledger, Slot
 from cloud.wire import WireError
 

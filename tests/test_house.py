@@ -30,6 +30,7 @@ TEXT_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".js", 
 WIRING = ("actors/__init__.py", "actors/pipeline.py", "actors/fitting.py", "actors/handle.py")
 SHARED = (
     "messages",
+    "reply",
     "tasks",
     "seqs",
     "claims",
@@ -123,7 +124,9 @@ def actors_never_import_each_other(page: Page) -> Complaints:
 
 def messages_import_only_the_wire(page: Page) -> Complaints:
     if page.path == "actors/messages.py":
-        yield from (name for name in page.imports if within(name, "actors") and not within(name, "actors.seqs"))
+        yield from (
+            name for name in page.imports if within(name, "actors") and not within(name, "actors.reply", "actors.seqs")
+        )
 
 
 def only_ports_touch_the_world(page: Page) -> Complaints:

@@ -28,8 +28,8 @@ class Rig:
 
     async def write(self) -> None:
         async for first in self.inbox:
-            group = await gather(first, self.inbox, 1, 0.0)
-            self.groups.append((round(trio.current_time(), 6), [one.entries[0].image_id for one in group]))
+            _, entries = await gather(first, self.inbox, 1, 0.0)
+            self.groups.append((round(trio.current_time(), 6), [entry.image_id for entry in entries]))
 
 
 def accept(name: object) -> Accept:

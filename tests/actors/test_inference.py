@@ -19,10 +19,11 @@ from actors.backoff import backoff_s
 from actors.eye import predict_of
 from actors.gathering import GROUP_MAX
 from actors.inference import ImageRequest, id_of, result_of
-from actors.messages import Accept, Receipt, Reply, Vision
+from actors.messages import Accept, Receipt, Vision
 from actors.ports.detector import DetectorError, Sight
 from actors.ports.frames import Frame, FrameUnreadable, SourceDown
 from actors.ports.lane import run_inline
+from actors.reply import Reply
 from actors.watching import FAILURES_IN_A_ROW_MAX
 from cloud.wire import Detection, WireError, check_payload
 

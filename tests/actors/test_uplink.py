@@ -23,7 +23,6 @@ from actors.messages import (
     Link,
     LinkState,
     Outcome,
-    Reply,
     Report,
     Sign,
     Stream,
@@ -32,6 +31,7 @@ from actors.messages import (
 )
 from actors.ports.client import ApiKey, CloudClient
 from actors.ports.lane import run_inline
+from actors.reply import Reply
 from actors.seqs import Stored
 from actors.uplink import GIVE_WAY_S
 from cloud import wire
