@@ -156,6 +156,8 @@ def _database(name: str, value: str, errors: list[str]) -> Path | PostgresUrl:
     if not found:
         if value == ":memory:":
             errors.append(f"{name}: {value!r} would lose everything at the end; {takes}")
+        if re.search(r"\b(host|user|password|dbname)\s*=", value):  # libpq's other form, which is no name of a file
+            errors.append(f"{name}: *** is no address of a database; {takes}")
         return Path(value).expanduser()
     if scheme in ("postgres", "postgresql"):
         return PostgresUrl(value)

@@ -11,6 +11,7 @@ import click
 
 from actors.loading import load_settings
 from actors.settings import FIELDS, Settings, SettingsError
+from actors.values import mask
 
 DEFAULT_CONFIG = Path("holdfast.toml")
 SECTIONS = {
@@ -31,7 +32,7 @@ class Problem(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """On stderr, each line that says what is wrong after the first one set in a little."""
-        click.echo(f"error: {self.message}", file=file, err=file is None)
+        click.echo(f"error: {mask(self.message)}", file=file, err=file is None)
 
 
 class SettingsCommand(click.Command):
