@@ -225,7 +225,7 @@ class _Desk:
         async with self.settling:
             while self.unsettled:
                 told = list(self.unsettled)
-                await self.write(together(told))
+                await self.write(told)
                 del self.unsettled[: len(told)]
                 for outcome in told:
                     self.in_flight.give_back(outcome.seqs)
@@ -357,16 +357,3 @@ class _Desk:
         """Tell recovery that something is pending; one nudge waiting is as good as many."""
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             self.nudges.send_nowait(None)
-
-
-def together(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The same outcomes, the confirmations among them as one: a transaction each costs more than what it says."""
-    sent = [outcome for outcome in outcomes if outcome.fate is Fate.SENT]
-    if len(sent) < 2:
-        return list(outcomes)
-    spans = Seqs(span for outcome in sent for span in outcome.seqs.spans)
-    losses = tuple(loss for outcome in sent for loss in outcome.losses)
-    return [
-        Outcome(Fate.SENT, spans, losses=losses),
-        *(outcome for outcome in outcomes if outcome.fate is not Fate.SENT),
-    ]

@@ -122,13 +122,14 @@ class Outcome:
     """uplink, recovery -> buffer_writer: the fate of numbers that were in flight.
 
     `error` is None for RELEASED without an attempt; then nothing is written to the disk. `losses` are the ranges that
-    the cloud took note of.
+    the cloud took note of. `payload_bytes`: what lies behind `seqs` at most; to write the fate down rewrites that much.
     """
 
     fate: Fate
     seqs: Seqs = attrs.field(converter=seqs_of)
     error: str | None = None
     losses: tuple[Loss, ...] = ()
+    payload_bytes: int = attrs.field(default=0, eq=False)
 
 
 @attrs.frozen

@@ -194,7 +194,7 @@ class _Uplink:
             else:
                 done.append(await self._settle(part, lane))
         settlement = join(done)
-        await self._tell(settlement)
+        await self._tell(settlement, records.size)
         return settlement
 
     async def _settle(self, part: Part, lane: Lane) -> Settlement:
@@ -255,24 +255,25 @@ class _Uplink:
         except (trio.WouldBlock, trio.BrokenResourceError):
             return  # or connectivity was cancelled in the instant of the answer, and so are we
 
-    async def _tell(self, settlement: Settlement) -> None:
-        """Pass on what is settled: one outcome for the sent, one for each error that the cloud gave."""
+    async def _tell(self, settlement: Settlement, size: int) -> None:
+        """Pass on what is settled of a batch of `size` bytes: one outcome for the sent, one for each of the errors."""
         self._count(sent=len(settlement.sent), duplicates=settlement.duplicates, rejected=len(settlement.refused))
         if settlement.conflicts:
             log.error("conflicts", count=settlement.conflicts, seqs=settlement.conflicted.spans[:10])
         if settlement.conflicted:
             await self.outcomes.send(Outcome(Fate.CONFLICTED, settlement.conflicted))
         if settlement.sent or settlement.losses:
-            await self.outcomes.send(Outcome(Fate.SENT, settlement.sent, losses=tuple(settlement.losses)))
+            losses = tuple(settlement.losses)
+            await self.outcomes.send(Outcome(Fate.SENT, settlement.sent, losses=losses, payload_bytes=size))
         for error, seqs in _by_error(settlement.refused).items():
             log.error("quarantined", count=len(seqs), first_seq=seqs[0], error=error)
-            await self.outcomes.send(Outcome(Fate.QUARANTINED, seqs, error=error))
+            await self.outcomes.send(Outcome(Fate.QUARANTINED, seqs, error=error, payload_bytes=size))
 
     async def _release(self, records: Payloads, error: str | None) -> None:
         """Give predictions back to the backlog; an `error` is written down with them."""
         if records:
             self._count(released=len(records))
-            await self.outcomes.send(Outcome(Fate.RELEASED, records.seqs, error=error))
+            await self.outcomes.send(Outcome(Fate.RELEASED, records.seqs, error=error, payload_bytes=records.size))
 
     def _count(self, **more: int) -> None:
         seen = self.traffic.value

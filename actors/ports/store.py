@@ -21,6 +21,7 @@ from actors.ports.journal import Journal, orphans, scan, session
 from actors.ports.names import Names
 from actors.ports.opening import DiskTrouble, StoreOptions, lock, says_full, unlock
 from actors.ports.pages import Changed, PayloadsChanged
+from actors.ports.portions import portions
 from actors.ports.replay import BAD_SECTOR, Recovered, replay
 from actors.ports.reserve import Reserve
 from actors.ports.rot import give_up
@@ -186,12 +187,12 @@ class Store:
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write down what became of predictions that were in flight. `DiskTrouble`: then tell it the same again."""
-        now = self._options.now()
+        now, reserve = self._options.now(), self._options.reserve_bytes
         try:
-            for outcome in outcomes:
-                self._settle_one(outcome, now)
-                if self._buffer.wal_bytes() > max(WAL_BYTES_MAX, self._options.reserve_bytes):
-                    self._buffer.checkpoint()  # a drain fills it faster than `tidy` comes by; into the reserve it fits
+            for portion in portions(outcomes, reserve // 4):
+                if self._buffer.wal_bytes() + 2 * portion.payload_bytes > reserve:  # no more than is kept free for this
+                    self._buffer.checkpoint()
+                self._settle_one(portion, now)
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
 

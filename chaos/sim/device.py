@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 STOP_MARGIN_S = 0.5
 """What the calls of a disk that is well may add to the grace of a stop."""
-CAP_SLACK = 0.5
-"""Confirming a prediction rewrites its row, and all that a drain confirms at once passes through the write-ahead log
-together. Here that is large against the buffer (a drain may carry half of it), and this is what it may add."""
+CAP_SLACK = 0.25
+"""A stroke (rows flushed, evicted, confirmed, pages given back) passes through the write-ahead log while its rows still
+lie where they were. Of a real buffer that is a hundredth; here it is large against the whole."""
 CONVERGE_S = 300.0
 """After the healing, everything accepted must be in the cloud within this."""
 

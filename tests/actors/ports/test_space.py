@@ -24,6 +24,15 @@ def on_disk(world: Disk) -> int:
     return sum(file.stat().st_size for file in world.folder.rglob("*") if file.is_file())
 
 
+def filled_with_large_ones(world: Disk) -> Store:
+    """A store with as much in it as rows on their way leave room for."""
+    store = world.open()
+    while fill(store, size=12_000, at_once=10):
+        store.close()  # moves all of it to SQLite, and the journal's room is free again
+        store = world.open()
+    return store
+
+
 def spoil_database(world: Disk) -> None:
     """Every page but the first few is overwritten, as a dying card does."""
     database = world.folder / "buffer.db"
@@ -183,4 +192,29 @@ def test_freed_pages_go_back_to_the_file_system_many_in_a_stroke(world):
     store._buffer.delete_sent(10, sent_before=world.now + 1)
     store._give_back()
     assert (world.folder / "buffer.db").stat().st_size < 100_000
+    store.close()
+
+
+def test_what_a_whole_drain_confirms_at_once_stays_below_the_cap(world):
+    """A disk that took nothing for a while hears of every batch in one go, and each fate is its row written again."""
+    store = filled_with_large_ones(world)
+    outcomes, after = [], 0
+    while page := store.pending(after, 100, 32 << 10):
+        outcomes.append(Outcome(Fate.SENT, page.seqs, payload_bytes=page.size))
+        after = page.seqs[-1]
+    assert sum(outcome.payload_bytes for outcome in outcomes) > 2 << 20, "much of the buffer"
+    store.settle(outcomes)
+    assert on_disk(world) <= 4 << 20
+    assert store.pending_count == 0
+    assert set(world.rows().values()) == {"sent"}
+    store.close()
+
+
+@pytest.mark.parametrize("fate", [Fate.QUARANTINED, Fate.RELEASED])
+def test_one_large_outcome_stays_below_the_cap(world, fate):
+    store = filled_with_large_ones(world)
+    page = store.pending(0, 1_000, 4 << 20)
+    store.settle([Outcome(fate, page.seqs, "why", payload_bytes=page.size)])
+    assert on_disk(world) <= 4 << 20
+    assert store.failed_count == (len(page) if fate is Fate.QUARANTINED else 0)
     store.close()
