@@ -6,7 +6,7 @@ from typing import overload
 
 from msgspec import Struct
 
-from cloud.wire import join_payloads
+from cloud.wire import join_payloads, part_payloads
 
 Span = tuple[int, int]
 """A run of numbers that follow on each other, both ends included."""
@@ -84,7 +84,7 @@ class Payloads(Sequence[Stored]):
     __slots__ = ("body", "seqs", "sizes")
 
     def __init__(self, seqs: Seqs = NO_SEQS, body: bytes = b"", sizes: str = "") -> None:
-        """`sizes`: how long each is, commas between. A damaged one could not be told from its neighbours without."""
+        """`sizes`: how long each is, commas between; empty where each begins with its number, which parts them too."""
         self.seqs = seqs
         self.body = body
         self.sizes = sizes
@@ -94,12 +94,17 @@ class Payloads(Sequence[Stored]):
         """Bytes of the payloads, without the commas between them."""
         return len(self.body) - max(0, len(self.seqs) - 1)
 
-    def apart(self) -> tuple[Stored, ...]:
-        """One by one."""
-        sizes = [int(size) for size in self.sizes.split(",")] if self.sizes else []
+    def parts(self) -> list[bytes]:
+        """The payloads one by one."""
+        if not self.sizes:
+            return part_payloads(self.body) if self.seqs else []
+        sizes = [int(size) for size in self.sizes.split(",")]
         starts = accumulate([size + 1 for size in sizes], initial=0)
-        payloads = [self.body[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        return tuple([Stored(*pair) for pair in zip(self.seqs, payloads, strict=True)])
+        return [self.body[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+    def apart(self) -> tuple[Stored, ...]:
+        """One by one, with their numbers."""
+        return tuple([Stored(*pair) for pair in zip(self.seqs, self.parts(), strict=True)])
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -150,11 +155,8 @@ def payloads_of(records: Iterable[Stored]) -> Payloads:
     if isinstance(records, Payloads):
         return records
     some = tuple(records)
-    return Payloads(
-        seqs_of([record.seq for record in some]),
-        join_payloads([record.payload for record in some]),
-        ",".join([str(len(record.payload)) for record in some]),
-    )
+    payloads = [record.payload for record in some]
+    return Payloads(seqs_of([record.seq for record in some]), join_payloads(payloads), _sizes(payloads))
 
 
 def joined(pieces: Iterable[Payloads]) -> Payloads:
@@ -165,4 +167,10 @@ def joined(pieces: Iterable[Payloads]) -> Payloads:
     seqs = NO_SEQS
     for piece in some:
         seqs += piece.seqs
-    return Payloads(seqs, join_payloads([piece.body for piece in some]), ",".join([piece.sizes for piece in some]))
+    told = any(piece.sizes for piece in some)
+    sizes = ",".join([piece.sizes or _sizes(piece.parts()) for piece in some]) if told else ""
+    return Payloads(seqs, join_payloads([piece.body for piece in some]), sizes)
+
+
+def _sizes(payloads: Iterable[bytes]) -> str:
+    return ",".join([str(len(payload)) for payload in payloads])

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from actors import buffer_writer, recovery, uplink
 from actors.messages import Fate
-from actors.ports import buffer, pages, replay, rows
+from actors.ports import pages, replay, rows, tombstones
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
@@ -225,14 +225,14 @@ def losses_are_forgotten(patch):
 @bug(Fault.OUTAGE, full=WhenFull.DROP_OLDEST)
 def tombstone_is_written_a_stroke_late(patch):
     """So a crash in between loses it."""
-    bury, late = buffer.bury_range, []
+    bury, late = tombstones.bury_range, []
 
     def postponed(connection, *grave):
         late.append(grave)
         if len(late) > 1:
             bury(connection, *late.pop(0))
 
-    patch.setattr(buffer, "bury_range", postponed)
+    patch.setattr(tombstones, "bury_range", postponed)
 
 
 @bug(Fault.OUTAGE, full=WhenFull.DROP_OLDEST)

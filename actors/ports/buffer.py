@@ -20,6 +20,7 @@ from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
 from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
+from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
 from actors.tasks import Done
 from cloud.wire import Loss
@@ -27,6 +28,8 @@ from cloud.wire import Loss
 PAGE_RECORDS_MAX = 1_000
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
+_CACHE_KIB = 8 * 1024
+"""Enough that the pages of all batches that may be on their way are still there when they are marked."""
 
 
 @attrs.frozen
@@ -76,6 +79,7 @@ class Buffer:
                 self._connection.execute("PRAGMA wal_autocheckpoint = 0")
                 # Else the file stays as large as it ever was, and its size would say for ever that a checkpoint is due.
                 self._connection.execute("PRAGMA journal_size_limit = 0")
+                self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 self._migrate()
         except (BufferDamaged, BufferUnwritable):
             self._connection.close()
@@ -190,7 +194,8 @@ class Buffer:
         with self._transaction() as connection:
             marked = sum(
                 connection.execute(
-                    "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = NULL"
+                    # By their numbers: through the index of what is pending, which changes under it, takes two passes.
+                    "UPDATE prediction_buffer NOT INDEXED SET status = 'sent', sent_at = ?, last_error = NULL"
                     " WHERE id BETWEEN ? AND ? AND status = 'pending'",
                     (now, first, last),
                 ).rowcount
@@ -241,7 +246,7 @@ class Buffer:
                     "SELECT id FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT ?", (count,)
                 )
             ]
-            _bury_pending(connection, seqs, reason, now)
+            bury_pending(connection, ranges(seqs), reason, now)
             connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
         return len(seqs)
 
@@ -255,7 +260,7 @@ class Buffer:
     def give_up(self, seqs: Sequence[int], reason: str, now: float) -> int:
         """Bury pending rows; says how many there were."""
         with self._transaction() as connection:
-            return _bury_pending(connection, seqs, reason, now)
+            return bury_pending(connection, ranges(seqs), reason, now)
 
     def lost(self, reason: str) -> int:
         """How many numbers have a tombstone with this reason."""
@@ -367,29 +372,6 @@ class Buffer:
 
     def _transaction(self) -> Transaction:
         return Transaction(self._connection)
-
-
-def _bury_pending(connection: sqlite3.Connection, seqs: Sequence[int], reason: str, now: float) -> int:
-    gone = 0
-    for first, last in ranges(seqs):
-        gone += connection.execute(
-            "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
-        ).rowcount
-        bury_range(connection, first, last, reason, now)
-    return gone
-
-
-def bury_range(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> None:
-    """Write a tombstone; one that ends just before it, with the same reason and still unconfirmed, grows instead."""
-    grown = connection.execute(
-        "UPDATE buffer_losses SET to_seq = ?, lost_at = ? WHERE to_seq = ? AND reason = ? AND confirmed_at IS NULL",
-        (last, now, first - 1, reason),
-    ).rowcount
-    if not grown:
-        connection.execute(
-            "INSERT OR REPLACE INTO buffer_losses (from_seq, to_seq, reason, lost_at) VALUES (?, ?, ?, ?)",
-            (first, last, reason, now),
-        )
 
 
 def _size(path: str) -> int:

@@ -6,10 +6,11 @@ from functools import partial
 
 import attrs
 
-from actors.ports.buffer import Buffer, bury_range, ranges
+from actors.ports.buffer import Buffer, ranges
 from actors.ports.opening import BufferFull
 from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
+from actors.ports.tombstones import bury_range
 from actors.tasks import Done, Saved, Task, TaskKind
 from cloud.wire import WireError, check_payload
 

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 
+import google_crc32c
 import pytest
 
 from actors.messages import Fate, Outcome
@@ -82,6 +83,31 @@ def test_newest_first_and_pages_that_must_be_cut_check_as_well(world):
     assert seqs_pending(store) == [seq for seq in range(1, 251) if seq not in (7, 120, 249)]
     change_a_digit(world, 1)
     assert store.pending(0, 10, 1)[0].seq == 2, "one that alone is larger than the page"
+    store.close()
+
+
+def test_two_that_changed_in_the_same_way_do_not_make_up_for_each_other(world):
+    """The same bits of both flip, so both checksums are off by the same pattern."""
+    store = filled(world, 20)
+    change_a_digit(world, 10, 11)
+    assert seqs_pending(store) == [*range(1, 10), *range(12, 21)]
+    store.close()
+
+
+def test_one_whose_number_does_not_stand_first_is_delivered_as_it_is(world):
+    """No version has written such a one; an operator's hand may have, with its checksum."""
+    store = filled(world)
+    odd = b'{"image_id":"x","seq":3}'
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute(
+            "UPDATE prediction_buffer SET prediction_data = ?, payload_crc32c = ? WHERE id = 3",
+            (odd.decode(), google_crc32c.value(odd)),
+        )
+    connection.close()
+    found = store.pending(0, 10, 1 << 20)
+    assert [record.seq for record in found] == [1, 2, 3, 4, 5]
+    assert found[2].payload == odd
+    assert store.pending(0, 10, len(found[0].payload) + 1).seqs == [1]
     store.close()
 
 
