@@ -19,8 +19,9 @@ LIVE_QUEUED_MIN, LIVE_QUEUED_MAX = 0.1, 0.5
 """The same while live batches go out."""
 LIVE_SLICE_S = 0.02
 """While live batches go out, a POST of the backlog may occupy the cloud for so long: a live one waits for it."""
-LIVE_BATCH_MIN = 32
-"""For the sake of that it is made no smaller: what one of less than two of these takes is the way's own time."""
+BATCH_MIN = 32
+"""For the sake of that, or of a busy cloud, it is made no smaller: what a POST of less than two of these takes is the
+way's own time and the cloud's time for any POST, and halves of it would be twice as many POSTs."""
 
 
 @attrs.frozen
@@ -54,6 +55,8 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
         case Trouble.TOO_LARGE:
             # The uplink remembers how many bytes passed; growing again costs no second 413.
             return _smaller(pace)
+        case Trouble.BUSY if pace.in_flight == 1 and pace.batch_size < 2 * BATCH_MIN:
+            return attrs.evolve(pace, generation=pace.generation + 1)
         case Trouble.BUSY | Trouble.FAILED:
             return _slower(pace)
 
@@ -62,14 +65,14 @@ def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
     """By TCP Vegas: of n requests under way, n * (1 - best time / time) wait in a queue (Brakmo and Peterson, 1995)."""
     # Alone under way, a request waits for nobody: its time is the way's own, also when that has become longer.
     best_s = seconds if pace.in_flight == 1 else min(pace.best_s, seconds)
-    way_s = seconds if pace.batch_size < 2 * LIVE_BATCH_MIN else min(pace.way_s, seconds)
+    way_s = seconds if pace.batch_size < 2 * BATCH_MIN else min(pace.way_s, seconds)
     pace = attrs.evolve(pace, best_s=best_s, way_s=way_s)
     queued = pace.in_flight * (1 - best_s / seconds) if seconds > LATENCY_FREE_S else 0.0
     if queued > (LIVE_QUEUED_MAX if live else QUEUED_MAX) and pace.in_flight > 1:
         return attrs.evolve(pace, in_flight=pace.in_flight - 1, generation=pace.generation + 1)
     occupied_s = seconds - way_s
     if live and occupied_s > LIVE_SLICE_S:
-        return _smaller(pace) if pace.batch_size >= 2 * LIVE_BATCH_MIN else pace
+        return _smaller(pace) if pace.batch_size >= 2 * BATCH_MIN else pace
     if pace.growing:
         if live and 2 * occupied_s > LIVE_SLICE_S:
             return pace

@@ -30,7 +30,7 @@ TEAR_AFTER_S: Final = 0.02
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing throws unsent bytes away and sends RST."""
 
-COMMANDS: Final = ("sever", "blackhole", "one_way", "tear_answers", "heal", "quit")
+COMMANDS: Final = ("sever", "blackhole", "one_way", "tear_requests", "tear_answers", "heal", "quit")
 
 
 class Mode(enum.Enum):
@@ -44,6 +44,8 @@ class Mode(enum.Enum):
     """Connections open, everything sent is swallowed, nothing ever comes back: as a broken route or a dead firewall."""
     ONE_WAY = "one way"
     """Requests arrive, answers do not: the cloud stores, and the device can't know."""
+    TEAR_REQUESTS = "tear requests"
+    """Connections open; with the first bytes of a request the connection is reset, and the cloud has nothing of it."""
     TEAR_ANSWERS = "tear answers"
     """Requests arrive; of each answer the first half does, and then the connection is reset."""
 
@@ -129,6 +131,11 @@ class Proxy:
         self.mode = Mode.ONE_WAY
         self._listen()
 
+    def tear_requests(self) -> None:
+        """Each request's connection is reset before anything of it has arrived."""
+        self.mode = Mode.TEAR_REQUESTS
+        self._listen()
+
     def tear_answers(self) -> None:
         """Each answer's connection is reset in the middle of it."""
         self.mode = Mode.TEAR_ANSWERS
@@ -212,6 +219,9 @@ class Proxy:
                 if self._swallows(upwards=upwards):
                     self.bytes_swallowed += len(data)
                     continue
+                if self.mode is Mode.TEAR_REQUESTS and upwards:
+                    connection.reset()
+                    return
                 if self.mode is Mode.TEAR_ANSWERS and not upwards:
                     await sink.send_all(data[: len(data) // 2])
                     await trio.sleep(TEAR_AFTER_S)

@@ -68,6 +68,7 @@ def drip(proxy: Proxy) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Proxy], None], str]] = {
     "refused, and reset under way": (Proxy.sever, ""),
+    "reset before the cloud acted": (Proxy.tear_requests, "Error"),
     "black hole": (Proxy.blackhole, "no answer within 1 s"),
     "the answer is lost after the cloud acted": (Proxy.one_way, "no answer within 1 s"),
     "half an answer": (Proxy.tear_answers, "Error"),
@@ -86,7 +87,7 @@ async def test_whatever_the_wire_does_nothing_is_lost_and_nothing_is_stored_twic
         await device.log_many(predictions(8))
         await device.cells.traffic.wait_value(lambda traffic: traffic.last_error != "")
         assert error in device.cells.traffic.value.last_error
-        assert device.status()["pending"] == 8
+        await device.cells.books.wait_value(lambda books: books.pending == 8)
         proxy.heal()
         await device.cells.books.wait_value(lambda books: books.pending == 0)
         answer = await trio.to_thread.run_sync(httpx.get, f"http://127.0.0.1:{port}/devices/{DEVICE}/audit")

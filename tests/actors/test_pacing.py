@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Delivery, Trouble
-from actors.pacing import IN_FLIGHT_MAX, LIVE_BATCH_MIN, LIVE_SLICE_S, Pace, next_due, next_pace, page_size, rate_per_s
+from actors.pacing import BATCH_MIN, IN_FLIGHT_MAX, LIVE_SLICE_S, Pace, next_due, next_pace, page_size, rate_per_s
 
 GOOD = Delivery(Trouble.NONE, records=32, seconds=0.05)
 
@@ -29,6 +29,18 @@ def test_trouble_halves_the_requests_first_and_then_the_batch():
         pace = after(pace, Delivery(Trouble.BUSY, records=0, seconds=0.1, retry_after_s=1))
         seen.append((pace.batch_size, pace.in_flight))
     assert seen == [(1000, 4), (1000, 2), (1000, 1), (500, 1), (250, 1)]
+
+
+def test_being_turned_away_again_and_again_makes_no_batch_smaller_than_a_busy_cloud_gains_by():
+    """Else whoever was turned away often would need many POSTs for what others send in one, and come last of all."""
+    busy, pace = Delivery(Trouble.BUSY, records=0, seconds=0.1, retry_after_s=1), Pace(1000)
+    sizes = []
+    for _ in range(7):
+        pace = after(pace, busy)
+        sizes.append(pace.batch_size)
+    assert sizes == [500, 250, 125, 62, 62, 62, 62]
+    assert after(Pace(20), busy).batch_size == 20, "nor is one made larger that an operator has set smaller"
+    assert after(Pace(62), attrs.evolve(busy, trouble=Trouble.FAILED)).batch_size == 31, "a slow way may take less"
 
 
 def test_a_failure_halves_as_well():
@@ -101,7 +113,7 @@ def test_beside_live_batches_a_post_occupies_the_cloud_no_longer_than_a_slice(be
     """A cloud that stores 22,000 a second takes 45 microseconds a record: 1,000 would be in the way for 45 ms."""
     record_s = 45e-6
     seen = beside_live(before, way_s, record_s)[12:]
-    smallest_s = 2 * LIVE_BATCH_MIN * record_s  # that much of the way's own time may be a record's
+    smallest_s = 2 * BATCH_MIN * record_s  # that much of the way's own time may be a record's
     assert all(size * in_flight * record_s <= LIVE_SLICE_S + smallest_s for size, in_flight in seen)
     assert all(size >= 128 for size, _ in seen), "and no shorter than it must"
 
@@ -114,7 +126,7 @@ def test_a_slow_cloud_still_gets_batches_of_32_beside_live_ones():
     for pace in (Pace(32), Pace(1000, in_flight=2, best_s=10.0, way_s=0.3)):
         seen = beside_live(pace, 0.01, 0.01)[12:]
         assert {in_flight for _, in_flight in seen} == {1}
-        assert all(LIVE_BATCH_MIN <= size < 4 * LIVE_BATCH_MIN for size, _ in seen)
+        assert all(BATCH_MIN <= size < 4 * BATCH_MIN for size, _ in seen)
 
 
 def test_without_live_batches_the_pace_grows_again():

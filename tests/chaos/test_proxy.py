@@ -221,6 +221,16 @@ async def test_on_a_one_way_wire_the_cloud_hears_and_is_not_heard_until_it_is_he
             assert await exchange(again, b"world") == b"world"
 
 
+async def test_a_torn_request_ends_in_a_reset_before_anything_of_it_has_arrived():
+    async with wired() as (proxy, cloud), await dial(proxy) as stream:
+        await exchange(stream, b"hello")
+        proxy.tear_requests()
+        await stream.send_all(b"world")
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        assert bytes(cloud.heard) == b"hello"
+
+
 async def test_a_torn_answer_ends_in_a_reset_after_its_first_half():
     async with wired() as (proxy, cloud), await dial(proxy) as stream:
         proxy.tear_answers()
@@ -323,7 +333,10 @@ async def test_from_a_shell_lines_on_stdin_cut_and_heal_the_wire():
             with pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some()
         await process.stdin.send_all(b"dance\nblackhole\nhe")
-        assert await said() == "unknown command 'dance'; one of: sever, blackhole, one_way, tear_answers, heal, quit"
+        assert (
+            await said()
+            == "unknown command 'dance'; one of: sever, blackhole, one_way, tear_requests, tear_answers, heal, quit"
+        )
         assert await said() == "blackhole connections=1 resets=1"
         await process.stdin.send_all(b"al\n")
         assert await said() == "up connections=1 resets=1"
