@@ -81,7 +81,7 @@ class _Desk:
     tail: Tail = attrs.field(factory=Tail, init=False)
     in_flight: Claims = attrs.field(factory=Claims, init=False)
     unsettled: list[Outcome] = attrs.field(factory=list, init=False)
-    """Outcomes that the disk has not taken yet; no more than what was in flight when it stopped taking any."""
+    """Outcomes that the disk has not taken yet: of all that was delivered since it stopped taking any."""
     settling: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     turned_away: int = attrs.field(default=0, init=False)
     renumbered: int = attrs.field(default=0, init=False)
@@ -311,9 +311,20 @@ class _Desk:
             self.hand_on(records)
 
     async def close(self) -> None:
-        """Everything that the disk takes; what it does not is told."""
-        with contextlib.suppress(DiskTrouble, BufferFull):
-            await self.save_tail()
+        """Everything that the disk takes; what it does not is told.
+
+        No lane is left that could say what became of what it had in its hands: that is saved too, for a second time in
+        the cloud is better than never. There may be room again, or be made, and nobody have looked since.
+        """
+        self.in_flight.give_back(seqs_of(self.tail.entries))
+        with contextlib.suppress(DiskTrouble):
+            left = len(self.tail) + 1
+            while 0 < len(self.tail) < left:
+                left = len(self.tail)
+                while await self.made_room(Store.tidy):
+                    await trio.lowlevel.checkpoint()
+                with contextlib.suppress(BufferFull):
+                    await self.save_tail()
         if self.tail:
             log.error("lost_from_memory", predictions=len(self.tail), reason="the disk took nothing until the end")
         await self.disk.close()

@@ -1,0 +1,157 @@
+"""buffer_writer while the disk refuses: memory keeps what it can, outcomes wait, and the last moment is used."""
+
+import pytest
+import trio
+
+from actors import buffer_writer
+from actors.messages import Fate, Outcome, Receipt
+from actors.settings import WhenFull
+from actors.tail import TAIL_MAX
+from tests.actors.test_buffer_writer import Lane, body, start
+
+
+async def test_without_any_disk_memory_delivers_live_and_says_that_it_is_not_durable(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane)
+        await writer.log(body())
+        lane.broken = True
+        began = trio.current_time()
+        receipts = await writer.log(body(1), body(2), body(3))
+        assert trio.current_time() == began, "vision does not wait for a dead disk"
+        assert receipts == (Receipt("stream", None, durable=False),) * 3
+        assert writer.books.value.in_memory == 3
+        assert "Read-only" in writer.books.value.trouble
+        live = [writer.stored.receive_nowait() for _ in range(4)]
+        assert [record.payload for record in live[1:]] == [body(1), body(2), body(3)], "no number without a disk"
+        await writer.control.send(Outcome(Fate.SENT, (live[1].seq,)))
+        await writer.control.send(Outcome(Fate.RELEASED, (live[2].seq, live[3].seq), "timed out"))
+        page = await writer.page()
+        assert [record.payload for record in page.records] == [body(2), body(3)]
+        await writer.control.send(Outcome(Fate.RELEASED, tuple(record.seq for record in page.records)))
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert writer.books.value.in_memory == 0
+        assert writer.books.value.trouble == ""
+        assert [record.seq for record in (writer.stored.receive_nowait(), writer.stored.receive_nowait())] == [2, 3]
+        assert (await writer.log(body())) == (Receipt("stream", 4, durable=True),)
+        writer.stop()
+
+
+async def test_outcomes_told_to_a_dead_disk_are_written_when_it_comes_back(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane)
+        await writer.log(body(), body())
+        lane.broken = True
+        await writer.control.send(Outcome(Fate.SENT, (1, 2)))
+        await trio.sleep(5)
+        assert writer.books.value.pending == 2
+        assert (await writer.page()).records == (), "still in flight: nothing goes out twice"
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert writer.books.value.pending == 0
+        assert writer.books.value.in_flight == 0
+        writer.stop()
+
+
+@pytest.mark.parametrize(("when_full", "kept"), [(WhenFull.DROP_OLDEST, "newest"), (WhenFull.DROP_NEWEST, "oldest")])
+async def test_memory_is_bounded_by_the_same_policy(folder, autojump_clock, when_full, kept):
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0, when_full=when_full)
+        for number in range(TAIL_MAX + 10):
+            (last,) = await writer.log(body(number))
+        assert writer.books.value.in_memory == TAIL_MAX
+        assert writer.books.value.turned_away == 10
+        assert last.accepted is (kept == "newest")
+        first = (await writer.page(records_max=1)).records[0]
+        assert first.payload == (body(10) if kept == "newest" else body(0))
+        lane.broken = False
+        writer.stop()
+
+
+async def test_full_memory_makes_block_wait(folder, autojump_clock):
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0)
+        await writer.log(*(body() for _ in range(TAIL_MAX)))
+        with trio.move_on_after(30) as patience:
+            await writer.log(body())
+        assert patience.cancelled_caught
+        lane.broken = False
+        await trio.sleep(3)
+        assert writer.books.value.pending == TAIL_MAX + 1
+        assert writer.books.value.in_memory == 0
+        writer.stop()
+
+
+async def test_device_starts_without_its_disk_and_opens_the_buffer_when_it_comes(folder, autojump_clock):
+    (folder / "buffer.db").write_bytes(b"")
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, opened=False)
+        assert await writer.log(body()) == (Receipt("", None, durable=False),)
+        lane.broken = False
+        await trio.sleep(1.5)
+        assert await writer.log(body()) == (Receipt("stream", 1, durable=True),)
+        writer.stop()
+
+
+async def test_memory_that_holds_more_than_a_buffer_has_room_for_is_saved_piece_by_piece(
+    folder, autojump_clock, monkeypatch
+):
+    """All at once would never fit, and a stop would lose it."""
+    monkeypatch.setattr(buffer_writer, "GROUP_BYTES_MAX", 30_000)
+    async with trio.open_nursery() as nursery:
+        lane = Lane(broken=True)
+        writer = start(nursery, folder, live=0, capacity_bytes=1_000_000, lane=lane)
+        receipts = [await writer.log(body(number, size=10_000)) for number in range(40)]
+        assert not any(receipt.durable for (receipt,) in receipts)
+        lane.broken = False
+        await trio.sleep(10)
+        assert writer.books.value.in_memory < 40, "as many as there is room for"
+        with trio.move_on_after(30):
+            while writer.books.value.in_memory:
+                page = await writer.page(records_max=1000)
+                await writer.control.send(Outcome(Fate.SENT, tuple(record.seq for record in page.records)))
+                await trio.sleep(1)
+        assert writer.books.value.in_memory == 0
+        writer.stop()
+
+
+async def test_what_memory_alone_holds_is_saved_at_the_last_moment(folder, autojump_clock):
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, live=0)
+        await writer.log(body())
+        lane.broken = True
+        await writer.log(body())
+        lane.broken = False
+        writer.stop()
+    assert writer.store.last_seq == 2
+
+
+async def test_a_second_signal_saves_also_what_a_lane_had_in_its_hands(folder, autojump_clock):
+    """The lanes are cancelled with it, and never tell what became of that."""
+    lane = Lane()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane)
+        await trio.sleep(0.5)
+        lane.broken = True
+        await writer.log(body(1), body(2))
+        assert writer.books.value.in_flight == 2
+        lane.broken = False
+        nursery.cancel_scope.cancel()
+    assert writer.store.last_seq == 2
+
+
+async def test_a_disk_that_has_room_again_at_the_last_moment_is_used(folder, autojump_clock):
+    """Nobody has looked since it was full."""
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, live=0)
+        await trio.sleep(0.5)
+        writer.store._reserve.release()
+        assert await writer.log(body()) == (Receipt("stream", None, durable=False),)
+        writer.stop()
+    assert writer.store.last_seq == 1
