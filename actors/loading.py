@@ -74,9 +74,13 @@ def load_settings(
     problems += _secret_problems(read, "cloud_logging_api_key", KEY, "CLOUD_LOGGING_API_KEY (or API_KEY)")
     problems += _secret_problems(read, "alert_webhook_url", ADDRESS)
     problems += _tls_problems(read)
+    if "buffer_db_path" not in given:
+        try:
+            read["buffer_db_path"] = default_buffer_path(environ)
+        except SettingsError as exc:
+            problems += exc.problems
     if problems:
         raise SettingsError(problems)
-    read.setdefault("buffer_db_path", default_buffer_path(environ))
     origins = {name: found.origin for name, found in given.items()}
     return Settings(**read, origins=origins, warnings=_likely_typos(environ))  # type: ignore[arg-type]
 

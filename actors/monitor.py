@@ -9,7 +9,8 @@ import structlog
 import trio
 
 from actors.alerts import Scene, holding
-from actors.messages import AlertChange, Pulse
+from actors.dropping import Dropping
+from actors.messages import AlertChange, Books, Pulse
 from actors.readiness import Bounds, could_move, silent, stuck
 from actors.status import Cells
 
@@ -131,11 +132,13 @@ async def run(
     bounds: Bounds,
     now: Callable[[], float],
 ) -> None:
-    """Look once a second, and tell each alert once when it begins and once when it ends. Runs until cancelled.
+    """Look once a second, and tell each alert once when it begins and once when it ends, and what a policy gives up.
+
+    Runs until cancelled.
 
     Never waits for whoever hears of the changes: one that does not fit is logged, and lost to them.
     """
-    watch = Watch(bounds)
+    watch, dropping = Watch(bounds), Dropping({"turned_away": 0})
     due = trio.current_time()
     with changes:
         while True:
@@ -149,8 +152,18 @@ async def run(
                 held_s = round(at - watch.since.pop(name), 1)
                 log.warning("alert_over", name=name, held_s=held_s)
                 tell(changes, AlertChange(name, before[name], wall, began=False, held_s=held_s))
+            for reason, more in lost_to_policy(dropping, cells.books.value, at).items():
+                log.warning("given_up", reason=reason, predictions=more)
             due = trio.current_time() + LOOK_EVERY_S
             await trio.sleep_until(due)
+
+
+def lost_to_policy(dropping: Dropping, books: Books, at: float) -> dict[str, int]:
+    """What BUFFER_WHEN_FULL made the device give up, where that is to be told now."""
+    totals = {"turned_away": books.turned_away}
+    if books.capacity_bytes:  # how many the stream has evicted is known from the first account on
+        totals["evicted"] = books.evicted
+    return dropping.look(totals, at)
 
 
 def tell(changes: trio.MemorySendChannel[AlertChange], change: AlertChange) -> None:

@@ -113,10 +113,14 @@ def _setting(kind: values.Kind[T], default: T, unit: str, sentence: str, *, secr
 
 
 def default_buffer_path(environ: Mapping[str, str]) -> Path:
-    """`$XDG_STATE_HOME/holdfast/buffer.db`, or the same below `~/.local/state`."""
+    """`$XDG_STATE_HOME/holdfast/buffer.db`, or the same below `~/.local/state`. `SettingsError`: there is no home."""
     state = Path(environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # the XDG rule: a relative one is ignored
-        state = (Path(environ["HOME"]) if environ.get("HOME") else Path.home()) / ".local" / "state"
+        try:
+            home = Path(environ.get("HOME") or Path.home())
+        except RuntimeError:  # a container's user that no passwd knows
+            raise SettingsError(["BUFFER_DB_PATH: not set, and this user has no home folder; set it"]) from None
+        state = home / ".local" / "state"
     return state / "holdfast" / "buffer.db"
 
 

@@ -85,7 +85,11 @@ def read_settings(
     """The settings of `env`; `bind` and `database` are the command line's and go first. `SettingsWrong` lists all."""
     errors: list[str] = []
     name, value = ("--database", database) if database else _database_of(env, errors)
-    path = _database(name, value, errors) if value else default_database(env)
+    try:
+        path = _database(name, value, errors) if value else default_database(env)
+    except RuntimeError:  # a container's user that no passwd knows
+        errors.append(f"{name}: {value!r}, and this user has no home folder; takes a path that says where")
+        path = Path()
     keyring = _keys(env, errors)
     days = _number(env, RETENTION, RETENTION_DAYS, errors, takes="days", high=RETENTION_DAYS_MAX)
     limits = _limits(env, errors)

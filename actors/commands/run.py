@@ -71,7 +71,15 @@ async def run_device(settings: Settings, read_again: Callable[[], Settings], log
                 await stop.wait()
             nursery.cancel_scope.cancel()
     last = pipeline.status()
-    log.info("stopped", accepted=last["last_seq"], sent=last["sent"], pending=last["pending"], failed=last["failed"])
+    log.info(
+        "stopped",
+        accepted=last["last_seq"],
+        sent=last["sent"],
+        pending=last["pending"],
+        failed=last["failed"],
+        evicted=last["evicted"],
+        turned_away=last["turned_away"],
+    )
 
 
 async def heed(

@@ -9,6 +9,7 @@ from actors.commands.words import columns, count, duration, moment, size
 from actors.ports.door import NoDoor, ask_port, door
 from actors.ports.opening import NoBooks
 from actors.ports.reading import open_reading
+from actors.readiness import MODEL_MISSING
 from actors.settings import Settings
 
 Found = dict[str, Any]
@@ -114,8 +115,13 @@ def drain_of(found: Found) -> str:
     return f"{count(found['recovery_sent'])} sent at {found['recovery_per_s']:,.0f}/s{left}"
 
 
+def no_model(found: Found) -> str:
+    """What is said in the place of the model's name while there is none."""
+    return "loading" if MODEL_MISSING in found["unready"] else "none"
+
+
 def _vision(found: Found) -> str:
-    model = f"{found['model']} {found['model_version']}" if found["model_version"] else "the model is loading"
+    model = f"{found['model']} {found['model_version']}" if found["model_version"] else f"model {no_model(found)}"
     parts = [f"{count(found['frames'], 'frame')}, {found['frames_per_s']:.1f}/s, {found['inference_ms']:.1f} ms each"]
     for name, word in (("unreadable", "unreadable"), ("skipped", "skipped for a fresher one")):
         if found[name]:

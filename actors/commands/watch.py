@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.commands.options import fail, with_settings
-from actors.commands.status import ask
+from actors.commands.status import ask, no_model
 from actors.commands.words import bar, count, duration, size
-from actors.readiness import MODEL_MISSING
 from actors.settings import Settings
 
 LOOK_EVERY_S = 1.0
@@ -182,7 +181,7 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     said.append(f" for {duration(link['for_s'])}", style="default")
     if link["reason"] and not found["is_connected"]:
         said.append(f": {link['reason']}", style="dim")
-    model = f"{found['model']} {found['model_version']}" if found["model_version"] else _no_model(found)
+    model = f"{found['model']} {found['model_version']}" if found["model_version"] else no_model(found)
     vision = f"{found['frames_per_s']:.1f} frames/s   {found['inference_ms']:.1f} ms each   model {model}"
     waiting = count(found["pending"])
     if found["oldest_pending_age_s"] is not None:
@@ -195,10 +194,6 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     rows.append(("disk", _disk(found, bar_chars)))
     rows.append(("last error", Text(found["last_error"] or "none")))
     return rows
-
-
-def _no_model(found: Found) -> str:
-    return "loading" if MODEL_MISSING in found["unready"] else "none"
 
 
 def _drain(view: View, bar_chars: int) -> Text:

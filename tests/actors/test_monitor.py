@@ -211,6 +211,25 @@ def test_a_step_back_from_a_wrong_future_is_forgiven_in_the_end():
     assert clock.judge(SET + CLOCK_GRUDGE_S + 1, 2.0 + CLOCK_GRUDGE_S) == ""
 
 
+async def test_what_a_full_buffer_gives_up_is_told_at_once_then_summed_up_every_ten_seconds(autojump_clock, nursery):
+    """Not what an earlier life of the stream gave up; and by the end no prediction is left out of the sums."""
+    cells = Cells()
+    cells.books.value = Books(stream_id="S")  # the store is open, its first account not there yet
+    with capture_logs() as told:
+        nursery.start_soon(look_for_ever, cells)
+        await trio.sleep(0.5)
+        cells.books.value = replace(WELL, evicted=500)
+        await trio.sleep(30.0)
+        for second in range(1, 26):  # looks at 31, 32, ...: 40 more in each
+            cells.books.value = replace(WELL, evicted=500 + 40 * second, turned_away=3 * (second == 25))
+            await trio.sleep(1.0)
+        await trio.sleep(10.0)
+    lines = [line for line in told if line["event"] == "given_up"]
+    assert [(line["reason"], line["predictions"]) for line in lines] == [
+        ("evicted", 40), ("evicted", 400), ("evicted", 400), ("turned_away", 3), ("evicted", 160),
+    ]  # fmt: skip
+
+
 def test_an_alert_of_each_look_stands_in_the_pulse_with_its_beginning():
     cells = Cells()
     watch = Watch(Bounds())

@@ -359,6 +359,19 @@ def test_the_state_folder_follows_xdg_and_a_relative_one_is_ignored():
     assert default_buffer_path(home) == Path("/home/ada/.local/state/holdfast/buffer.db")
 
 
+def test_a_user_without_a_home_needs_to_say_where_the_buffer_is_and_nothing_else(monkeypatch):
+    """A container that runs as a number which no passwd knows."""
+
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert load_settings({"BUFFER_DB_PATH": "/data/buffer.db"}).buffer_db_path == Path("/data/buffer.db")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"BATCH_SIZE": "0"})
+    assert [problem.split()[0] for problem in caught.value.problems] == ["BATCH_SIZE", "BUFFER_DB_PATH:"]
+
+
 def test_settings_are_values():
     assert Settings(batch_size=8) == Settings(batch_size=8) != Settings(batch_size=9)
     assert load_settings({"BATCH_SIZE": "8"}, None, None).batch_size == Settings(batch_size=8).batch_size

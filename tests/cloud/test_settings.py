@@ -137,3 +137,16 @@ def test_a_postgresql_url_is_taken_and_its_password_never_shown(url):
         assert "hunter2" not in shown
     assert "***" in str(settings.database)
     assert "holdfast" in str(settings.database)
+
+
+def test_a_user_without_a_home_needs_to_say_where_the_ledger_is(monkeypatch):
+    """A container that runs as a number which no passwd knows."""
+
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert read_settings({"CLOUD_DATABASE_URL": "/data/cloud.db"}).database == Path("/data/cloud.db")
+    with pytest.raises(SettingsWrong) as caught:
+        read_settings({})
+    assert "no home folder" in str(caught.value)

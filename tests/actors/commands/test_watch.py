@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from actors.alerts import ALERTS
+from actors.commands.status import lines_of
 from actors.commands.watch import View, follow, line, screen
 from actors.readiness import MODEL_MISSING, Bounds
 from actors.status import Cells, status_of
@@ -99,9 +100,10 @@ def test_a_narrow_terminal_still_says_how_long_the_disk_lasts():
 
 
 def test_a_device_without_sources_is_not_said_to_load_a_model_for_ever():
-    assert "model none" in "\n".join(shown(View(found())))
     waits = found(ready=False, unready=[MODEL_MISSING])
-    assert "model loading" in "\n".join(shown(View(waits)))
+    for say in (lambda status: shown(View(status)), lambda status: lines_of(status | {"source": "device"})):
+        assert "model none" in "\n".join(say(found()))
+        assert "model loading" in "\n".join(say(waits))
 
 
 def test_a_silent_device_is_told_and_its_last_figures_stay():
