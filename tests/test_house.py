@@ -49,7 +49,7 @@ SHARED = (
     "ports",
 )
 """What an actor may import of its own house: types, settings, pure decisions, doors. Whatever else is an actor."""
-OF_WHAT_IS_SEEN = ("alerts", "readiness", "status")
+OF_WHAT_IS_SEEN = ("alerts", "dropping", "readiness", "status")
 """Pure too: what the monitor makes of the state cells."""
 PARTS_OF_INFERENCE = ("eye", "gathering", "watching", "settling")
 """One actor in several files."""

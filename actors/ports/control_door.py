@@ -5,6 +5,7 @@ here, and the request goes to `buffer_writer` like every other message. Only the
 the socket is 0600, in a folder that is 0700.
 """
 
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,9 @@ async def serve(control: Control, db_path: Path, stop: trio.Event) -> None:
         log.debug("control_door", path=str(path))
         await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
     finally:
-        path.unlink(missing_ok=True)
+        # On a disk that has become read-only it stays; the next start takes its place.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _listen(path: Path) -> socket.socket:
