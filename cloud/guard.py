@@ -23,6 +23,12 @@ SECURITY_HEADERS = {
     " frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+INTRODUCTION = [
+    ("Accept-Encoding", wire.ENCODINGS_TAKEN),
+    ("Holdfast-Wire", str(wire.WIRE_VERSION)),
+    *SECURITY_HEADERS.items(),
+]
+"""What every answer says unless its route has said otherwise."""
 
 
 def scopes_for(path: str) -> frozenset[Scope]:
@@ -100,11 +106,9 @@ def guard(app: QuartTrio, keys: Callable[[], Keys], *, names: frozenset[str] | N
 
     @app.after_request
     async def introduce(response: Response) -> Response:
-        response.headers["Accept-Encoding"] = wire.ENCODINGS_TAKEN
-        response.headers["Holdfast-Wire"] = str(wire.WIRE_VERSION)
-        response.headers["X-Request-Id"] = this_request().request_id
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+        given = {name.lower() for name, _ in response.headers}
+        response.headers.extend([(name, value) for name, value in INTRODUCTION if name.lower() not in given])
+        response.headers.add("X-Request-Id", this_request().request_id)
         return response
 
 

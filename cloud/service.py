@@ -180,7 +180,7 @@ def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now:
         ledger = door.ledger
         if ledger.busy:
             raise LedgerBusy(RETRY_AFTER_S)
-        with room.hold() as place:
+        with room.hold() as place, ledger.expect():
             body = await place.read(request.body)
             metrics.received_bytes.inc(len(body))
             opened = intake.open_body(body, request.headers.get("Content-Encoding", ""))

@@ -5,6 +5,7 @@ retention has dropped the prediction itself, so a repeat is a duplicate for ever
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -298,6 +299,10 @@ class Ledger(Protocol):
     @property
     def busy(self) -> bool:
         """Whether `ingest` would be turned away now: known before a body is read."""
+        ...
+
+    def expect(self) -> AbstractContextManager[None]:
+        """A batch is on its way: until it is ingested or the block is left, a commit may wait a moment for it."""
         ...
 
     async def ingest(self, batch: Batch) -> wire.Answer:

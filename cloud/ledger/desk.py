@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -103,6 +103,10 @@ class Desk(abc.ABC, Generic[Db]):
     def commits(self) -> int:
         """Transactions that stored something since the ledger was opened."""
         return self._queue.commits
+
+    def expect(self) -> AbstractContextManager[None]:
+        """A batch is on its way: a commit waits a moment for it."""
+        return self._queue.expect()
 
     async def ingest(self, batch: Batch) -> wire.Answer:
         """Queue the batch and answer after the commit that holds it."""

@@ -1,7 +1,7 @@
 """The queue before a store: requests wait here, and one writer commits all that waits in one transaction."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import trio
@@ -11,6 +11,8 @@ from cloud.ledger import Batch, LedgerBusy, LedgerUnavailable
 
 GROUP_BATCHES_MAX = 128
 """How many waiting requests share one commit."""
+GATHER_S = 0.01
+"""How long a commit waits for requests that are being read: most of what a small batch costs is its commit's."""
 CLOSE_S_MAX = 10.0
 """How long the commit of what still waits may take once the ledger closes."""
 
@@ -38,6 +40,10 @@ class CommitQueue:
     waiting: int = 0
     """Requests that wait for their commit, or for the end of one under way."""
     _waiting_bytes: int = 0
+    _expected: int = 0
+    """Requests whose batch is on its way here, waits, or has just been answered."""
+    _moved: trio.Event = attrs.field(init=False, factory=trio.Event)
+    """Set when a batch has come or will not come."""
     commits: int = 0
     """Transactions that stored something since the ledger was opened."""
 
@@ -48,6 +54,16 @@ class CommitQueue:
     def busy(self) -> bool:
         """Whether `ingest` would be turned away now."""
         return self.waiting >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max
+
+    @contextmanager
+    def expect(self) -> Iterator[None]:
+        """A batch is on its way: until it is here or the block is left, a commit waits a moment for it."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
+            self._moved.set()
 
     async def ingest(self, batch: Batch) -> wire.Answer:
         """Queue the batch and answer after the commit that holds it; `LedgerBusy` at once when too much waits."""
@@ -62,6 +78,7 @@ class CommitQueue:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._settle(waiting)
             raise LedgerUnavailable("the ledger is closed") from exc
+        self._moved.set()
         await waiting.settled.wait()
         if isinstance(waiting.outcome, LedgerUnavailable):
             raise LedgerUnavailable(str(waiting.outcome)) from waiting.outcome
@@ -84,6 +101,7 @@ class CommitQueue:
             try:
                 async for first in inbox:
                     group = [first]
+                    await self._gather()
                     while len(group) < GROUP_BATCHES_MAX and inbox.statistics().current_buffer_used:
                         group.append(inbox.receive_nowait())
                     await self._commit(commit, group)
@@ -94,6 +112,12 @@ class CommitQueue:
                     group.append(inbox.receive_nowait())
                 for waiting in group:
                     self._settle(waiting)
+
+    async def _gather(self) -> None:
+        with trio.move_on_after(GATHER_S):
+            while self._expected > self.waiting and self.waiting < GROUP_BATCHES_MAX:
+                self._moved = trio.Event()
+                await self._moved.wait()
 
     async def _commit(self, commit: Commit, group: Sequence[_Waiting]) -> None:
         outcomes: Sequence[wire.Answer | LedgerUnavailable]
