@@ -95,7 +95,10 @@ class StoredPrediction(wire.Prediction, frozen=True, kw_only=True):
 
 
 class Page(Struct):
-    """Newest first. `next_cursor` is null behind the last page."""
+    """Newest first. `next_cursor` is null behind the last page, and there alone.
+
+    A page may have fewer predictions than its limit, even none: of a filter without an index so many are looked at.
+    """
 
     predictions: list[StoredPrediction]
     next_cursor: str | None

@@ -1,11 +1,13 @@
 """Everything that is asked of the PostgreSQL ledger. Each function reads inside one snapshot."""
 
 import math
+from collections.abc import Iterable
 
 from cloud.ledger import (
     Bucket,
     ConflictPage,
     ConflictQuery,
+    Cursor,
     Device,
     Gap,
     Page,
@@ -16,6 +18,7 @@ from cloud.ledger import (
     StreamAudit,
     rollups,
 )
+from cloud.ledger import rows as limits
 from cloud.ledger.postgres_schema import Connection, rows
 from cloud.ledger.postgres_text import pack, unpack
 from cloud.ledger.ranges import Span
@@ -106,8 +109,12 @@ def _of_rollups(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
 
 
 def predictions(db: Connection, query: Query) -> Page:
-    """A page, newest first; cut early where the payloads are very large."""
-    where, values = _of_predictions(query)
+    """A page, newest first; cut early where the payloads are very large, or many had to be looked at."""
+    served, others = _of_predictions(query)
+    floor = _floor(db, served) if others else None
+    if floor:
+        served.append(("(timestamp, number) >= (%s, %s)", [*floor]))
+    where, values = _where([*served, *others])
     found = db.cursor().stream(
         f"""SELECT number, timestamp, payload, edge_device_id, stream_id, received_at, late FROM predictions
         {where} ORDER BY timestamp DESC, number DESC LIMIT %s""".encode(),  # noqa: S608
@@ -119,28 +126,51 @@ def predictions(db: Connection, query: Query) -> Page:
             (number, timestamp, payload, unpack(device), unpack(stream), received_at, late)
             for number, timestamp, payload, device, stream, received_at, late in found
         ),
+        floor,
     )
 
 
-def _of_predictions(query: Query) -> tuple[str, list[object]]:
-    asked: list[tuple[str, list[object]]] = []
-    for column, name in (
-        ("edge_device_id", query.edge_device_id),
-        ("model_name", query.model_name),
-        ("model_version", query.model_version),
-    ):
+Condition = tuple[str, list[object]]
+
+
+def _of_predictions(query: Query) -> tuple[list[Condition], list[Condition]]:
+    """The conditions that an index serves, and those that are held against each row along it."""
+    served: list[Condition] = []
+    others: list[Condition] = []
+    if query.edge_device_id is not None:
+        served.append(("edge_device_id = %s", [pack(query.edge_device_id)]))
+    for column, name in (("model_name", query.model_name), ("model_version", query.model_version)):
         if name is not None:
-            asked.append((f"{column} = %s", [pack(name)]))
+            others.append((f"{column} = %s", [pack(name)]))
     if query.defect_detected is not None:
-        asked.append(("defect_detected" if query.defect_detected else "NOT defect_detected", []))
+        indexed = query.defect_detected and query.edge_device_id is None
+        (served if indexed else others).append(
+            ("defect_detected" if query.defect_detected else "NOT defect_detected", [])
+        )
     if query.class_name is not None:
-        asked.append(("%s = ANY(classes)", [pack(query.class_name)]))
+        others.append(("%s = ANY(classes)", [pack(query.class_name)]))
     if query.since is not None:
-        asked.append(("timestamp >= %s", [query.since]))
+        served.append(("timestamp >= %s", [query.since]))
     if query.until is not None:
-        asked.append(("timestamp < %s", [query.until]))
+        served.append(("timestamp < %s", [query.until]))
     if query.cursor is not None:
-        asked.append(("(timestamp, number) < (%s, %s)", [*query.cursor]))
+        served.append(("(timestamp, number) < (%s, %s)", [*query.cursor]))
+    return served, others
+
+
+def _floor(db: Connection, served: Iterable[Condition]) -> Cursor | None:
+    """How far down the index one question looks; None: to its end."""
+    where, values = _where(served)
+    found = rows(
+        db,
+        f"SELECT timestamp, number FROM predictions {where} ORDER BY timestamp DESC, number DESC LIMIT 1 OFFSET %s",  # noqa: S608
+        [*values, limits.SCAN_ROWS_MAX - 1],
+    )
+    return Cursor(*found[0]) if found else None
+
+
+def _where(asked: Iterable[Condition]) -> tuple[str, list[object]]:
+    asked = list(asked)
     conditions = " AND ".join(condition for condition, _ in asked)
     return f"WHERE {conditions}" if asked else "", [value for _, values in asked for value in values]
 

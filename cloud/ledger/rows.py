@@ -26,10 +26,15 @@ PAGE_BYTES_MAX = 8 * 1024 * 1024
 """A page of very large predictions ends early, so that no answer is larger than about this."""
 GAPS_MAX = 1_000
 """How many gaps of a stream are listed; all of them are counted."""
+SCAN_ROWS_MAX = 20_000
+"""How many predictions one question looks at whose filter no index serves: it costs the same however many there are."""
 
 
-def read_page(limit: int, rows: Iterable[tuple[Any, ...]]) -> Page:
-    """A page of up to `limit` out of one row more: number, timestamp, payload, device, stream, received_at, late."""
+def read_page(limit: int, rows: Iterable[tuple[Any, ...]], floor: Cursor | None = None) -> Page:
+    """A page of up to `limit` out of one row more: number, timestamp, payload, device, stream, received_at, late.
+
+    `floor`: the last prediction that was looked at, where there may be more behind it; None: all were.
+    """
     items: list[StoredPrediction] = []
     last: Cursor | None = None
     size = 0
@@ -39,7 +44,7 @@ def read_page(limit: int, rows: Iterable[tuple[Any, ...]]) -> Page:
         items.append(StoredPrediction(payload, device, stream or None, received_at, bool(late)))
         size += len(payload)
         last = Cursor(timestamp, number)
-    return Page(tuple(items), None)
+    return Page(tuple(items), floor)
 
 
 def read_conflicts(limit: int, rows: Iterable[tuple[Any, ...]]) -> ConflictPage:

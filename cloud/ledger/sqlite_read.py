@@ -1,6 +1,7 @@
 """Everything that is asked of the SQLite ledger. Each function reads inside one snapshot."""
 
 import sqlite3
+from collections.abc import Iterable
 
 import msgspec
 
@@ -8,6 +9,7 @@ from cloud.ledger import (
     Bucket,
     ConflictPage,
     ConflictQuery,
+    Cursor,
     Device,
     Gap,
     Page,
@@ -17,6 +19,7 @@ from cloud.ledger import (
     StatsQuery,
     StreamAudit,
     rollups,
+    rows,
 )
 from cloud.ledger.ranges import Span
 from cloud.ledger.rollups import COLUMNS, EVER, MINUTE
@@ -33,6 +36,9 @@ _PREDICTIONS = """SELECT p.number, p.timestamp, p.payload, d.edge_device_id, s.s
     FROM predictions p CROSS JOIN devices d ON d.device_no = p.device_no
     CROSS JOIN streams s ON s.stream_no = p.stream_no
     {where} ORDER BY p.timestamp DESC, p.number DESC LIMIT ?"""
+
+_FLOOR = """SELECT p.timestamp, p.number FROM predictions p {where}
+    ORDER BY p.timestamp DESC, p.number DESC LIMIT 1 OFFSET ?"""
 
 _DEVICES = """WITH ever AS (
         SELECT device_no, sum(predictions) AS predictions, sum(defects) AS defects
@@ -72,8 +78,8 @@ def series(db: sqlite3.Connection, query: SeriesQuery) -> tuple[Bucket, ...]:
     starts = rollups.starts(query)
     asked = StatsQuery(starts.start, starts.stop, query.edge_device_id, query.model_name)
     where, values = _of_rollups(asked, rollups.series_grain(query))
-    rows = db.execute(f"SELECT start / ? * ?, {_SUMS} {where} GROUP BY 1", (query.bucket_s, query.bucket_s, *values))
-    return read_series(query, rows)
+    found = db.execute(f"SELECT start / ? * ?, {_SUMS} {where} GROUP BY 1", (query.bucket_s, query.bucket_s, *values))
+    return read_series(query, found)
 
 
 def _of_rollups(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
@@ -96,41 +102,65 @@ def _of_rollups(query: StatsQuery, grain: int) -> tuple[str, list[object]]:
 
 
 def predictions(db: sqlite3.Connection, query: Query) -> Page:
-    """A page, newest first; cut early where the payloads are very large."""
-    where, values = _where(query)
-    rows = db.execute(_PREDICTIONS.format(where=where), (*values, query.limit + 1))
-    return read_page(query.limit, rows)
+    """A page, newest first; cut early where the payloads are very large, or many had to be looked at."""
+    served, others = _asked(query)
+    floor = _floor(db, served) if others else None
+    if floor:
+        served.append(("(p.timestamp, p.number) >= (?, ?)", [*floor]))
+    where, values = _where([*served, *others])
+    found = db.execute(_PREDICTIONS.format(where=where), (*values, query.limit + 1))
+    return read_page(query.limit, found, floor)
 
 
-def _where(query: Query) -> tuple[str, list[object]]:
-    asked: list[tuple[str, list[object]]] = []
+Condition = tuple[str, list[object]]
+
+
+def _asked(query: Query) -> tuple[list[Condition], list[Condition]]:
+    """The conditions that an index serves, and those that are held against each row along it."""
+    served: list[Condition] = []
+    others: list[Condition] = []
     if query.edge_device_id is not None:
-        asked.append(("p.device_no = (SELECT device_no FROM devices WHERE edge_device_id = ?)", [query.edge_device_id]))
+        served.append(
+            ("p.device_no = (SELECT device_no FROM devices WHERE edge_device_id = ?)", [query.edge_device_id])
+        )
     for column, value in (("model_name", query.model_name), ("model_version", query.model_version)):
         if value is not None:
-            asked.append((f"p.model_no IN (SELECT model_no FROM models WHERE {column} = ?)", [value]))  # noqa: S608
+            others.append((f"p.model_no IN (SELECT model_no FROM models WHERE {column} = ?)", [value]))  # noqa: S608
     if query.defect_detected is not None:
         # A literal, so that SQLite can prove that the partial index serves.
-        asked.append((f"p.defect_detected = {int(query.defect_detected)}", []))
+        indexed = query.defect_detected and query.edge_device_id is None
+        (served if indexed else others).append((f"p.defect_detected = {int(query.defect_detected)}", []))
     if query.class_name is not None:
         # As it stands in the list, which the intake writes: a quote inside of a name has a backslash before it.
         # SQLite's own reading of JSON would end a name at its first zero character.
         name = msgspec.json.encode(query.class_name).decode()
-        asked.append(("(instr(p.classes, ?) OR instr(p.classes, ?))", [f"[{name}", f",{name}"]))
+        others.append(("(instr(p.classes, ?) OR instr(p.classes, ?))", [f"[{name}", f",{name}"]))
     if query.since is not None:
-        asked.append(("p.timestamp >= ?", [query.since]))
+        served.append(("p.timestamp >= ?", [query.since]))
     if query.until is not None:
-        asked.append(("p.timestamp < ?", [query.until]))
+        served.append(("p.timestamp < ?", [query.until]))
     if query.cursor is not None:
-        asked.append(("(p.timestamp, p.number) < (?, ?)", [*query.cursor]))
+        served.append(("(p.timestamp, p.number) < (?, ?)", [*query.cursor]))
+    return served, others
+
+
+def _floor(db: sqlite3.Connection, served: Iterable[Condition]) -> Cursor | None:
+    """How far down the index one question looks; None: to its end."""
+    where, values = _where(served)
+    row = db.execute(_FLOOR.format(where=where), (*values, rows.SCAN_ROWS_MAX - 1)).fetchone()
+    return Cursor(*row) if row else None
+
+
+def _where(asked: Iterable[Condition]) -> tuple[str, list[object]]:
+    asked = list(asked)
     conditions = " AND ".join(condition for condition, _ in asked)
     return f"WHERE {conditions}" if asked else "", [value for _, values in asked for value in values]
 
 
 def devices(db: sqlite3.Connection, now: float) -> tuple[Device, ...]:
     """Every device with its sums; the cost grows with the devices, not with what they sent."""
-    rows = db.execute(_DEVICES, {"ever": EVER, "minute": MINUTE, "since": now - 3600.0})
-    return tuple(read_device(row) for row in rows)
+    found = db.execute(_DEVICES, {"ever": EVER, "minute": MINUTE, "since": now - 3600.0})
+    return tuple(read_device(row) for row in found)
 
 
 def audit(db: sqlite3.Connection, device_id: str) -> tuple[StreamAudit, ...] | None:
@@ -151,10 +181,10 @@ def _audit_stream(db: sqlite3.Connection, stream_no: int, stream_id: str) -> Str
 def read_ranges(db: sqlite3.Connection, stream_no: int) -> tuple[list[Span], list[Gap], int]:
     """What is stored of a stream, what is explained, and the highest number of both."""
     key = (stream_no,)
-    rows = db.execute("SELECT low, high FROM stored_ranges WHERE stream_no = ? ORDER BY low", key)
-    stored = [Span(*row) for row in rows]
-    rows = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
-    explained = [Gap(*row) for row in rows]
+    found = db.execute("SELECT low, high FROM stored_ranges WHERE stream_no = ? ORDER BY low", key)
+    stored = [Span(*row) for row in found]
+    found = db.execute("SELECT low, high, reason FROM explained_ranges WHERE stream_no = ? ORDER BY low", key)
+    explained = [Gap(*row) for row in found]
     return stored, explained, max(stored[-1].high if stored else 0, explained[-1].to_seq if explained else 0)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import threading
+from typing import Any
 
 import attrs
 import msgspec
@@ -394,6 +395,48 @@ async def test_pages_neither_skip_nor_repeat_what_has_one_timestamp(opened):
             query = Query(limit=5, cursor=page.next_cursor)
             await ledger.ingest(batch(100 + len(seen), timestamp=NOON + 1000))
         assert sorted(seen) == list(range(1, 24))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"class_name": "scratch"}, [60, 30]),
+        ({"class_name": "dent"}, []),
+        ({"model_name": "m2"}, [45]),
+        ({"defect_detected": True, "edge_device_id": "cam"}, [60, 30]),
+        ({"defect_detected": False, "class_name": "scratch"}, []),
+        ({"defect_detected": True, "class_name": "dent"}, []),
+    ],
+)
+async def test_what_no_index_serves_is_found_by_going_on_behind_a_page_that_looked_at_enough(
+    opened, monkeypatch, asked, found
+):
+    monkeypatch.setattr("cloud.ledger.rows.SCAN_ROWS_MAX", 7)
+    async with opened() as ledger:
+        for seq in range(1, 71):
+            # Ten of a moment: the cursor must go on between predictions that nothing but their number tells apart.
+            record: dict[str, Any] = {
+                "timestamp": NOON + seq // 10,
+                "model_name": "m2" if seq == 45 else "m",
+                "defect_detected": seq % 30 == 0,
+                "classes": '["scratch"]' if seq % 30 == 0 else None,
+            }
+            await ledger.ingest(batch(seq, **record))
+        seen: list[int] = []
+        pages = 0
+        query = Query(limit=5, **asked)
+        while True:
+            page = await ledger.predictions(query)
+            pages += 1
+            seen += [json.loads(item.payload)["seq"] for item in page.items]
+            if page.next_cursor is None:
+                break
+            query = attrs.evolve(query, cursor=page.next_cursor)
+        chunks = [chunk async for chunk in ledger.export(Query(limit=5, **asked))]
+    assert seen == found
+    assert [json.loads(item.payload)["seq"] for chunk in chunks for item in chunk] == found
+    if asked != {"defect_detected": True, "class_name": "dent"}:  # Its walk goes along the few defects alone.
+        assert pages == 11
 
 
 async def test_retention_forgets_predictions_but_neither_their_numbers_nor_the_rollups(opened):

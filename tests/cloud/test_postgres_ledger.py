@@ -177,8 +177,37 @@ async def test_a_page_is_read_along_an_index_of_each_day(database):
                 Query(defect_detected=True),
                 Query(cursor=Cursor(1.0, 5)),
             ):
-                where, values = postgres_read._of_predictions(asked)
+                served, _ = postgres_read._of_predictions(asked)
+                where, values = postgres_read._where(served)
                 query = f"EXPLAIN SELECT * FROM predictions {where} ORDER BY timestamp DESC, number DESC LIMIT 100"
                 said = "\n".join(row[0] for row in db.execute(query.encode(), values).fetchall())
                 assert "->  Sort" not in said, said
                 assert "Seq Scan" not in said, said
+
+
+async def test_every_unique_key_holds_the_device_so_that_citus_can_distribute_the_tables_by_it(database):
+    """Citus refuses a table whose unique keys lack the distribution column, and sequences that are not its own."""
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        await ledger.ingest(batch(1))
+    with psycopg.connect(database) as db:
+        keys = db.execute(
+            """SELECT indrelid::regclass::text, indexrelid::regclass::text,
+                ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey::int2[]))
+            FROM pg_index JOIN pg_class ON pg_class.oid = indrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname = 'public' AND indisunique AND relname <> 'holdfast_steps'"""
+        ).fetchall()
+        tables = db.execute(
+            """SELECT table_name FROM information_schema.columns WHERE table_schema = 'public'
+            AND column_name = 'edge_device_id' AND is_nullable = 'NO'"""
+        ).fetchall()
+        everything = db.execute("SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+        kinds = {str(name): str(kind) for name, kind in everything.fetchall()}
+        tied = db.execute("SELECT conname FROM pg_constraint WHERE contype = 'f'").fetchall()
+    keyed = {table for table, _, _ in keys}
+    assert {"devices", "streams", "predictions", "stored_ranges", "explained_ranges", "conflicts", "rollups"} <= keyed
+    assert [key for key in keys if "edge_device_id" not in key[2]] == []
+    # The steps are a table of each server's own.
+    named = {str(table) for (table,) in tables}
+    assert {name for name, kind in kinds.items() if kind in "rp"} - named == {"holdfast_steps"}
+    assert "S" not in kinds.values()
+    assert tied == []

@@ -300,9 +300,33 @@ async def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path):
     ],
 )
 def test_no_filter_sorts_the_table(query, index):
-    where, values = sqlite_read._where(query)
+    served, others = sqlite_read._asked(query)
     with contextlib.closing(connection()) as db:
-        rows = db.execute("EXPLAIN QUERY PLAN " + sqlite_read._PREDICTIONS.format(where=where), (*values, 100))
-        plan = [row[3] for row in rows]
-    assert any(index in step for step in plan), plan
-    assert not any("TEMP B-TREE" in step for step in plan), plan
+        for asked, statement in (([*served, *others], sqlite_read._PREDICTIONS), (served, sqlite_read._FLOOR)):
+            where, values = sqlite_read._where(asked)
+            plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + statement.format(where=where), (*values, 100))]
+            assert any(index in step for step in plan), plan
+            assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_a_filter_without_a_match_costs_the_same_however_much_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr("cloud.ledger.rows.SCAN_ROWS_MAX", 50)
+    steps: list[int] = []
+    async with open_ledger(str(tmp_path / "cloud.db"), **opened) as ledger:
+        db = ledger._files.reading
+        for first in (1, 501, 1_001):
+            more = batch(*range(first, first + 500), classes='["scratch"]')
+            records = tuple(record._replace(timestamp=NOON + (record.seq or 0)) for record in more.records)
+            await ledger.ingest(attrs.evolve(more, records=records))
+            taken = [0]
+
+            def count(taken: list[int] = taken) -> int:
+                taken[0] += 1
+                return 0
+
+            db.set_progress_handler(count, 1)
+            sqlite_read.predictions(db, Query(class_name="dent"))
+            db.set_progress_handler(None, 0)
+            steps.append(taken[0])
+    assert steps[0] > 0
+    assert max(steps) <= min(steps) * 1.2, steps
