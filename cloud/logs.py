@@ -10,7 +10,6 @@ import sys
 import threading
 from typing import Any, TextIO
 
-import msgspec
 import structlog
 
 LINES_MAX = 10_000
@@ -68,15 +67,11 @@ class LineWriter:
                 return  # Nobody is there any more; the rest waits or is dropped.
 
 
-def _json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
-
-
 def log_to_stderr() -> None:
     """Configure the log of this process, once."""
     writer = LineWriter(sys.stderr)
     atexit.register(writer.close)
-    render: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(_json)
+    render: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
