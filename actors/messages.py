@@ -44,7 +44,7 @@ class Receipt(Struct, frozen=True, gc=False):
     """False if a policy turned the prediction away: nobody keeps it."""
 
 
-class Accept(Struct, frozen=True, eq=False):
+class Accept(Struct, frozen=True, eq=False, gc=False):
     """inference, log() -> buffer_writer: make these durable, then answer with a receipt each, in order."""
 
     entries: tuple[Entry, ...]

@@ -204,7 +204,7 @@ def test_group_is_one_write_and_one_sync(tmp_path, monkeypatch):
 
 
 def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkeypatch):
-    """ENOSPC after half the bytes: nothing of the group counts, and the next group is whole."""
+    """ENOSPC after half the bytes: nothing of the group counts, and the numbers belong to the next group alone."""
     journal = Journal(tmp_path, describe=header)
     journal.append(1, lines(1, 2))
     real = os.write
@@ -220,10 +220,13 @@ def test_full_disk_in_the_middle_of_a_group_leaves_no_half_line(tmp_path, monkey
         patched.setattr(os, "write", half_then_full)
         with pytest.raises(JournalError, match="No space left"):
             journal.append(3, lines(3, 4))
-    journal.append(3, lines(3, 1))
+    accepted = number_payload(3, b'{"image_id":"another"}')
+    journal.append(3, [line(3, accepted)])
     seen = scan(orphans(tmp_path)[0])
     assert [seq for seq, _ in seen.records] == [1, 2, 3]
+    assert seen.records[-1] == (3, accepted)
     assert seen.damage == ()
+    assert journal.size_bytes == orphans(tmp_path)[0].stat().st_size
 
 
 def test_failed_sync_ends_the_segment(tmp_path):
