@@ -176,7 +176,9 @@ class UltralyticsDetector:
                 model.predict(blank, **self._options)
             version = digest(self._path)[:VERSION_CHARS]
         except self._failures as exc:
-            raise DetectorError(f"MODEL_PATH {self._given} can't be loaded as a model ({why(exc)}); {REMEDY}") from exc
+            raise DetectorError(
+                f"MODEL_PATH {self._given} can't be loaded as a model ({why(exc)}); {remedy(exc)}"
+            ) from exc
         task = getattr(model.predictor.model, "task", None) or model.task
         if task != "detect":
             raise DetectorError(f"MODEL_PATH {self._given} is a model for {task!r}; it takes one for 'detect'")
@@ -250,6 +252,14 @@ def why(error: Exception) -> str:
     """An error of the libraries in one line."""
     text = str(error).strip().partition("\n")[0].removeprefix("ERROR ❌️ ")
     return f"{type(error).__name__}: {text[:REASON_CHARS_MAX]}"
+
+
+def remedy(error: Exception) -> str:
+    """What to do about a model that can't be loaded: where only a package is missing, that."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"this format runs on the package {package}, and nothing is installed by itself: pip install {package}"
+    return REMEDY
 
 
 def digest(path: Path) -> str:
