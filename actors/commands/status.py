@@ -44,6 +44,8 @@ def _on_port(settings: Settings) -> Found | None:
     found = None if url is None else ask_port(url)
     if not isinstance(found, dict) or "stream_id" not in found:
         return None
+    if not found["stream_id"]:  # its disk lets it open no buffer, so only its name tells whose it is
+        return {"source": url, **found} if found["edge_device_id"] == settings.edge_device_id else None
     try:
         with open_reading(settings.buffer_db_path) as reading:
             if reading.stream_id != found["stream_id"]:

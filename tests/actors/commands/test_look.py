@@ -3,8 +3,9 @@
 import pytest
 
 from actors.commands.front import Front
-from actors.commands.status import status_url
+from actors.commands.status import ask, status_url
 from actors.commands.words import bar, columns, count, duration, moment, size
+from actors.loading import load_settings
 from actors.ports.journal import FORMAT_VERSION
 from actors.settings import FIELDS
 from app import main
@@ -122,6 +123,15 @@ def test_status_reads_the_file_when_no_device_runs(shell):
 
 def test_status_without_anything_says_what_to_do(shell):
     assert "there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to read" in shell.refused("status")
+
+
+@pytest.mark.parametrize(("name", "source"), [("cam", "http://127.0.0.1:8000/status"), ("other", None)])
+def test_a_device_whose_disk_lets_it_open_no_buffer_is_known_by_its_name(shell, monkeypatch, name, source):
+    make_buffer(shell.db_path, 5)
+    shell.settings["STATUS_BIND"] = "127.0.0.1:8000"
+    answer = {"stream_id": "", "edge_device_id": name, "alerts": ["disk_trouble"]}
+    monkeypatch.setattr("actors.commands.status.ask_port", lambda _: answer)
+    assert ask(load_settings(shell.environment())) == (source and {"source": source, **answer})
 
 
 @pytest.mark.parametrize(
