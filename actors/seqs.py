@@ -6,7 +6,7 @@ from typing import overload
 
 from msgspec import Struct
 
-from cloud.wire import join_payloads, part_payloads
+from cloud.wire import join_payloads
 
 Span = tuple[int, int]
 """A run of numbers that follow on each other, both ends included."""
@@ -83,8 +83,8 @@ class Payloads(Sequence[Stored]):
 
     __slots__ = ("body", "seqs", "sizes")
 
-    def __init__(self, seqs: Seqs = NO_SEQS, body: bytes = b"", sizes: str = "") -> None:
-        """`sizes`: how long each is, commas between; empty where each begins with its number, which parts them too."""
+    def __init__(self, seqs: Seqs = NO_SEQS, body: bytes = b"", sizes: tuple[int, ...] = ()) -> None:
+        """`sizes`: how long each is. A damaged one could not be told from its neighbours without."""
         self.seqs = seqs
         self.body = body
         self.sizes = sizes
@@ -94,17 +94,11 @@ class Payloads(Sequence[Stored]):
         """Bytes of the payloads, without the commas between them."""
         return len(self.body) - max(0, len(self.seqs) - 1)
 
-    def parts(self) -> list[bytes]:
-        """The payloads one by one."""
-        if not self.sizes:
-            return part_payloads(self.body) if self.seqs else []
-        sizes = [int(size) for size in self.sizes.split(",")]
-        starts = accumulate([size + 1 for size in sizes], initial=0)
-        return [self.body[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-
     def apart(self) -> tuple[Stored, ...]:
-        """One by one, with their numbers."""
-        return tuple([Stored(*pair) for pair in zip(self.seqs, self.parts(), strict=True)])
+        """One by one."""
+        starts = accumulate([size + 1 for size in self.sizes], initial=0)
+        payloads = [self.body[start : start + size] for start, size in zip(starts, self.sizes, strict=False)]
+        return tuple([Stored(*pair) for pair in zip(self.seqs, payloads, strict=True)])
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -156,7 +150,8 @@ def payloads_of(records: Iterable[Stored]) -> Payloads:
         return records
     some = tuple(records)
     payloads = [record.payload for record in some]
-    return Payloads(seqs_of([record.seq for record in some]), join_payloads(payloads), _sizes(payloads))
+    seqs = seqs_of([record.seq for record in some])
+    return Payloads(seqs, join_payloads(payloads), tuple([len(payload) for payload in payloads]))
 
 
 def joined(pieces: Iterable[Payloads]) -> Payloads:
@@ -167,10 +162,5 @@ def joined(pieces: Iterable[Payloads]) -> Payloads:
     seqs = NO_SEQS
     for piece in some:
         seqs += piece.seqs
-    told = any(piece.sizes for piece in some)
-    sizes = ",".join([piece.sizes or _sizes(piece.parts()) for piece in some]) if told else ""
+    sizes = tuple(chain.from_iterable([piece.sizes for piece in some]))
     return Payloads(seqs, join_payloads([piece.body for piece in some]), sizes)
-
-
-def _sizes(payloads: Iterable[bytes]) -> str:
-    return ",".join([str(len(payload)) for payload in payloads])

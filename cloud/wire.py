@@ -137,7 +137,6 @@ class Answer(Struct, frozen=True, kw_only=True):
         return self.accepted + self.duplicates + self.conflicts + len(self.rejected)
 
 
-_OPENING = b'{"seq":'
 _of_thread = threading.local()
 _encoder = msgspec.json.Encoder()
 _prediction_decoder = msgspec.json.Decoder(Prediction)
@@ -154,7 +153,7 @@ def encode_prediction(prediction: Prediction) -> bytes:
 
 def number_payload(seq: int, body: bytes) -> bytes:
     """The payload: `body` (the JSON object of a prediction that has no number yet) with `seq` as its first key."""
-    return b"%b%d,%b" % (_OPENING, seq, body[1:])
+    return b'{"seq":%d,' % seq + body[1:]
 
 
 def check_payload(payload: bytes | msgspec.Raw) -> Prediction:
@@ -170,16 +169,6 @@ def check_payload(payload: bytes | msgspec.Raw) -> Prediction:
 def join_payloads(payloads: Sequence[bytes]) -> bytes:
     """Payloads as `frame_batch` takes them, commas between."""
     return b",".join(payloads)
-
-
-def part_payloads(joined: bytes) -> list[bytes]:
-    """The payloads that `join_payloads` joined, where each begins with its number.
-
-    In JSON such an opening stands where an object begins and nowhere in a text, whose quotes are escaped; and the only
-    objects within a prediction, its detections, have no number.
-    """
-    first, *others = joined.split(b"," + _OPENING)
-    return [first, *map(_OPENING.__add__, others)]
 
 
 def frame_batch(

@@ -3,7 +3,6 @@
 Each payload is held against the checksum that it was accepted with, before it goes anywhere.
 """
 
-import math
 import sqlite3
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import attrs
 import google_crc32c
 
 from actors.seqs import Payloads, Seqs, Stored, joined, payloads_of, seqs_of
-from cloud.wire import SEQ_MAX, part_payloads
+from cloud.wire import SEQ_MAX, join_payloads
 
 CHUNK_RECORDS = 100
 """A page is read in pieces of so many: the largest records there are then make 25 MiB, not 250."""
@@ -25,10 +24,15 @@ _NEWEST = (
 )
 _TURNED = f"SELECT * FROM ({_NEWEST}) ORDER BY id"  # noqa: S608 - both halves stand above
 _JOINED = (
-    "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, ',') AS BLOB), total(payload_crc32c)"
+    "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, '\n') AS BLOB), total(payload_crc32c)"
     " FROM ({})"
 )
-"""SQLite aggregates an ordered subquery with a LIMIT in its order. `total` never overflows, and is exact for these."""
+"""SQLite aggregates an ordered subquery with a LIMIT in its order.
+
+One payload that has changed always changes the sum of the checksums. Several would have to make up for each other to
+the last bit: by chance that is as rare as a changed payload that keeps its checksum. `total` never overflows, and is
+exact for these.
+"""
 _NUMBERS = "SELECT id FROM ({}) ORDER BY id"
 _SINGLY = "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM ({})"
 
@@ -65,24 +69,26 @@ def read_page(
         at, inner, ordered = after or SEQ_MAX, _NEWEST, _TURNED
     while left > 0:
         some = (at, min(left, CHUNK_RECORDS))
-        count, first, last, body, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
+        count, first, last, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
         if not count:
             break
-        sound = _checksums(body, count) == checksums
+        # A line each: JSON has no line break within a text, and none at all as it is written here.
+        payloads = (lines or b"").split(b"\n")
+        sound = len(payloads) == count and sum(map(google_crc32c.value, payloads)) == checksums
         if not sound and (changed := _changed(connection, inner, some)):
             raise PayloadsChanged(changed)
-        if len(body) > room and pieces:
+        if len(lines) > room and pieces:
             break
-        if sound and len(body) <= room:
+        if sound and len(lines) <= room:
             seqs = Seqs([(first, last)])
             if last - first + 1 != count:
                 seqs = seqs_of([seq for (seq,) in connection.execute(_NUMBERS.format(inner), some)])
-            pieces.append(Payloads(seqs, body))
-        else:  # perhaps fewer of them fit, and the first one does in any case; or there is nothing to part them by
+            pieces.append(Payloads(seqs, join_payloads(payloads), tuple(map(len, payloads))))
+        else:  # perhaps fewer of them fit, and the first one does in any case; or one has a line break in it
             pieces.append(_singly(connection, inner, some, room))
             if len(pieces[-1]) < count:
                 break
-        left, room, at = left - count, room - len(body), first if newest else last
+        left, room, at = left - count, room - len(lines), first if newest else last
     return joined(pieces[::-1] if newest else pieces)
 
 
@@ -96,17 +102,6 @@ def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], b
             break
         page.append(Stored(seq, payload))
     return payloads_of(sorted(page, key=lambda record: record.seq))
-
-
-def _checksums(body: bytes | None, count: int) -> float:
-    """The sum of the checksums of joined payloads, as SQLite adds up those that they were accepted with.
-
-    One payload that has changed always changes the sum. Several would have to make up for each other to the last bit:
-    by chance that is as rare as a changed payload that keeps its checksum. Not a number where the payloads can't be
-    told apart: then each is looked at.
-    """
-    payloads = part_payloads(body or b"")
-    return sum(map(google_crc32c.value, payloads)) if len(payloads) == count else math.nan
 
 
 def _changed(connection: sqlite3.Connection, inner: str, some: tuple[int, int]) -> list[Changed]:

@@ -1,13 +1,11 @@
 """Numbers as runs against plain lists and sets, and payloads that come apart byte for byte."""
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.claims import Claims
-from actors.seqs import Payloads, Stored, payloads_of, seqs_of
-from cloud.wire import join_payloads, number_payload
+from actors.seqs import Stored, payloads_of, seqs_of
 
 NUMBERS = st.lists(st.integers(-20, 60), unique=True, max_size=40)
 
@@ -56,16 +54,6 @@ def test_payloads_come_apart_and_together_byte_for_byte(some, others):
     assert [load[index] for index in range(len(load))] == list(load)
     others = [number for number in others if number not in some]
     assert load + payloads_of(records(*others)) == records(*some, *others)
-
-
-@given(st.lists(st.text(max_size=20) | st.sampled_from([',{"seq":', '"},{"seq":1,']), max_size=5))
-def test_joined_payloads_come_apart_by_their_numbers_whatever_stands_in_them(texts):
-    payloads = [number_payload(seq, msgspec.json.encode({"image_id": text})) for seq, text in enumerate(texts, 1)]
-    load = Payloads(seqs_of(range(1, len(texts) + 1)), join_payloads(payloads))
-    assert load.parts() == payloads
-    assert load == tuple(map(Stored, load.seqs, payloads))
-    nameless = payloads_of([Stored(-1, b'{"image_id":"a"}'), Stored(-2, b'{"image_id":"b"}')])
-    assert (load + nameless).apart() == (*load.apart(), *nameless.apart())
 
 
 @given(st.lists(st.tuples(st.booleans(), NUMBERS), max_size=30))

@@ -94,10 +94,10 @@ def test_two_that_changed_in_the_same_way_do_not_make_up_for_each_other(world):
     store.close()
 
 
-def test_one_whose_number_does_not_stand_first_is_delivered_as_it_is(world):
+def test_one_with_a_line_break_in_it_is_delivered_as_it_is(world):
     """No version has written such a one; an operator's hand may have, with its checksum."""
     store = filled(world)
-    odd = b'{"image_id":"x","seq":3}'
+    odd = b'{"seq":3,\n"image_id":"x"}'
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.execute(
             "UPDATE prediction_buffer SET prediction_data = ?, payload_crc32c = ? WHERE id = 3",
