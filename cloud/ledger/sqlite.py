@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import trio
 from cloud import wire
 from cloud.folder import make_private
 from cloud.ledger import Batch, LedgerUnavailable, LedgerUnusable, sqlite_read, sqlite_rollups, sqlite_write
-from cloud.ledger.desk import CHECK_S_MAX, Desk
+from cloud.ledger.desk import ANSWER_S_MAX, CHECK_S_MAX, Desk, within
 from cloud.ledger.lane import RunSync, thread_lane
 from cloud.ledger.queue import CLOSE_S_MAX, CommitQueue
 from cloud.ledger.schema import migrate
@@ -30,6 +30,10 @@ QUESTION_S_MAX = 30.0
 """How long a question may keep the readers' lane; then it is given up, and the next one has its turn."""
 STEPS_A_LOOK = 100_000
 """How many steps of SQLite's machine pass between two looks at the clock: some milliseconds."""
+CHECKPOINT_PAUSE_S = 1.0
+"""How long pages gather in the write-ahead log before they are taken into the file, beside the commits."""
+LOG_PAGES_MAX = 16_000
+"""Where the log is longer than this nevertheless (64 MiB), a commit waits until all of it is in the file."""
 WAL_TRIES_MAX = 100
 WAL_PAUSE_S = 0.05
 
@@ -46,6 +50,7 @@ class _Files:
     writing: sqlite3.Connection
     reading: sqlite3.Connection
     checking: sqlite3.Connection
+    checkpointing: sqlite3.Connection
 
 
 @attrs.frozen
@@ -70,10 +75,25 @@ class SqliteLedger(Desk[sqlite3.Connection]):
     """**Synopsis:** `async with open_ledger(path) as ledger: answer = await ledger.ingest(batch)`."""
 
     _files: _Files = attrs.field(kw_only=True)
+    _checkpoint: Callable[[], Awaitable[None]] = attrs.field(kw_only=True)
+    _written: trio.Event = attrs.field(init=False, factory=trio.Event)
 
     async def commit(self, batches: Sequence[Batch]) -> list[wire.Answer]:
         """Store them in one transaction."""
-        return await self._write(partial(sqlite_write.ingest_all, batches=batches))
+        answers = await self._write(partial(sqlite_write.ingest_all, batches=batches))
+        self._written.set()
+        return answers
+
+    async def keep_log_short(self) -> None:
+        """Take what is committed from the log into the file, so that no commit has to wait until that is done."""
+        while True:
+            await self._written.wait()
+            self._written = trio.Event()
+            try:
+                await within(ANSWER_S_MAX, self._checkpoint)
+            except LedgerUnavailable as exc:
+                log.warning("checkpoint_postponed", error=str(exc))
+            await trio.sleep(CHECKPOINT_PAUSE_S)
 
     async def sweep_once(self, retention_s: float | None) -> None:
         """Forget old minutes, and predictions older than `retention_s` (None: none), in small strokes."""
@@ -112,6 +132,14 @@ def _transact(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connec
         raise LedgerUnavailable(f"the question took more than {QUESTION_S_MAX:g} s" if late else str(exc)) from exc
 
 
+def _checkpoint(db: sqlite3.Connection) -> None:
+    """As far as nobody reads or writes what is older; what is left comes with the next one."""
+    try:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError as exc:
+        raise LedgerUnavailable(str(exc)) from exc
+
+
 def _open(path: str, synchronous: Synchronous) -> _Files:
     try:
         if path != MEMORY:
@@ -122,10 +150,12 @@ def _open(path: str, synchronous: Synchronous) -> _Files:
     try:
         _switch_to_wal(writing)
         writing.execute(f"PRAGMA synchronous = {synchronous}")
+        writing.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}")
         migrate(writing)
         if path == MEMORY:
-            return _Files(writing, writing, writing)
-        files = _Files(writing, _connect(path), _connect(path))
+            return _Files(writing, writing, writing, writing)
+        files = _Files(writing, _connect(path), _connect(path), _connect(path))
+        files.checkpointing.execute(f"PRAGMA synchronous = {synchronous}")
         for db in (files.reading, files.checking):
             db.execute("PRAGMA query_only = ON")
     except LedgerUnusable as exc:
@@ -171,20 +201,27 @@ async def open_ledger(
     """A ledger in the file `path` (or `MEMORY`); closing it commits what still waits, for up to `CLOSE_S_MAX`.
 
     `retention_s`: None keeps everything. `run_sync`: one lane for all database work (tests run it inline); without it,
-    reads and writes each get a worker thread. `LedgerUnusable` where the file can't be opened.
+    reads, writes and checkpoints each get a worker thread. `LedgerUnusable` where the file can't be opened.
     """
-    lanes = [run_sync] * 3 if run_sync else [thread_lane()] * 3 if path == MEMORY else [thread_lane() for _ in range(3)]
+    lanes = [run_sync] * 4 if run_sync else [thread_lane()] * 4 if path == MEMORY else [thread_lane() for _ in range(4)]
     files = await lanes[0](_open, path, synchronous)
-    writing, reading, checking = map(_Transactions, lanes, attrs.astuple(files), (CHANGE, QUESTION, QUESTION))
+    begins = (CHANGE, QUESTION, QUESTION, QUESTION)
+    writing, reading, checking, checkpointing = map(_Transactions, lanes, attrs.astuple(files), begins)
+    checkpoint = partial(lanes[3], _checkpoint, files.checkpointing)
     try:
         queue = CommitQueue(waiting_max, waiting_bytes_max)
-        ledger = SqliteLedger(sqlite_read, writing, reading, checking, queue, now, reads_max, files=files)
-        async with ledger.serving(retention_s, sweep_interval_s):
+        ledger = SqliteLedger(
+            sqlite_read, writing, reading, checking, queue, now, reads_max, files=files, checkpoint=checkpoint
+        )
+        async with ledger.serving(retention_s, sweep_interval_s), trio.open_nursery() as nursery:
+            if path != MEMORY:
+                nursery.start_soon(ledger.keep_log_short, name="ledger_checkpointer")
             yield ledger
+            nursery.cancel_scope.cancel()
     finally:
         with trio.move_on_after(CLOSE_S_MAX, shield=True):
             # The writer last: it takes the log into the file. Who reads now is not waited for.
-            for transactions in (checking, reading):
+            for transactions in (checking, reading, checkpointing):
                 with trio.move_on_after(CHECK_S_MAX):
                     await transactions.close()
             await writing.close()

@@ -1,6 +1,7 @@
 """The SQLite ledger: what it stores once, what it can name, what it keeps over a restart."""
 
 import contextlib
+import shutil
 import sqlite3
 from typing import Any
 
@@ -26,7 +27,7 @@ from cloud.ledger import (
 )
 from cloud.ledger.lane import run_inline, thread_lane
 from cloud.ledger.schema import ROLLUPS, migrate, steps
-from cloud.ledger.sqlite import MEMORY, _open, _transact, open_ledger
+from cloud.ledger.sqlite import CHECKPOINT_PAUSE_S, MEMORY, _open, _transact, open_ledger
 from tests.cloud.world import NOON, batch, envelope, payload
 
 opened: dict[str, Any] = {"run_sync": run_inline, "synchronous": "OFF"}
@@ -307,6 +308,39 @@ def test_no_filter_sorts_the_table(query, index):
             plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + statement.format(where=where), (*values, 100))]
             assert any(index in step for step in plan), plan
             assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_what_is_committed_goes_into_the_file_beside_the_commits(tmp_path, autojump_clock):
+    """A commit that had to wait for it would take ten times as long as its neighbours."""
+    path = tmp_path / "cloud.db"
+    async with open_ledger(str(path), **opened) as ledger:
+        for first in (1, 101):
+            await ledger.ingest(batch(*range(first, first + 100)))
+            await trio.sleep(2 * CHECKPOINT_PAUSE_S)
+            # The file without its log, as a reader of it alone would find it.
+            alone = shutil.copy(path, tmp_path / f"alone-{first}.db")
+            with contextlib.closing(sqlite3.connect(f"file:{alone}?immutable=1", uri=True)) as db:
+                assert db.execute("SELECT count(*) FROM predictions").fetchone() == (first + 99,)
+        quiet_from = trio.current_time()
+        await trio.sleep(1_000)
+        assert trio.current_time() == quiet_from + 1_000
+
+
+async def test_a_checkpoint_that_fails_is_tried_again_after_the_next_commit(tmp_path, autojump_clock, monkeypatch):
+    path = tmp_path / "cloud.db"
+    tries: list[float] = []
+
+    def refuse(db: sqlite3.Connection) -> None:
+        tries.append(trio.current_time())
+        raise LedgerUnavailable("the disk is full")
+
+    monkeypatch.setattr("cloud.ledger.sqlite._checkpoint", refuse)
+    async with open_ledger(str(path), **opened) as ledger:
+        began = trio.current_time()
+        for number in (1, 2):
+            assert (await ledger.ingest(batch(number))).accepted == 1
+            await trio.sleep(5 * CHECKPOINT_PAUSE_S)
+    assert [moment - began for moment in tries] == [0.0, 5 * CHECKPOINT_PAUSE_S]
 
 
 async def test_a_filter_without_a_match_costs_the_same_however_much_is_stored(tmp_path, monkeypatch):
