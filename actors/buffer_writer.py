@@ -16,7 +16,7 @@ from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageReque
 from actors.ports.chores import perform
 from actors.ports.disk import Disk, look_up
 from actors.ports.forks import renumber
-from actors.ports.opening import BufferFull, DiskTrouble
+from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked
 from actors.ports.store import Store
 from actors.seqs import Seqs, Stored, seqs_of
 from actors.settings import WhenFull
@@ -317,7 +317,9 @@ class _Desk:
         the cloud is better than never. There may be room again, or be made, and nobody have looked since.
         """
         self.in_flight.give_back(seqs_of(self.tail.entries))
-        with contextlib.suppress(DiskTrouble):
+        with contextlib.suppress(DiskTrouble, StoreLocked):
+            if self.tail:
+                await self.disk.open()
             left = len(self.tail) + 1
             while 0 < len(self.tail) < left:
                 left = len(self.tail)

@@ -130,7 +130,7 @@ class Device:
         if took_s > settings.shutdown_grace_seconds + STOP_MARGIN_S and well:
             raise Violation(f"G6: {host.name} took {took_s:.3f} s to stop, of {settings.shutdown_grace_seconds}")
         check_stopped(host.drive, host.books, pipeline, host.lives)
-        if well:
+        if well and host.drive.life in self._stores:  # else nothing was opened that could be flushed
             check_flushed(host.drive)
         if self.converged:
             check_rest(host.books, pipeline.status(), settings)

@@ -155,3 +155,14 @@ async def test_a_disk_that_has_room_again_at_the_last_moment_is_used(folder, aut
         assert await writer.log(body()) == (Receipt("stream", None, durable=False),)
         writer.stop()
     assert writer.store.last_seq == 1
+
+
+async def test_a_disk_that_came_at_the_last_moment_is_opened_for_what_memory_holds(folder, autojump_clock):
+    (folder / "buffer.db").write_bytes(b"")
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, opened=False)
+        assert await writer.log(body()) == (Receipt("", None, durable=False),)
+        lane.broken = False
+        writer.stop()
+    assert writer.store.last_seq == 1
