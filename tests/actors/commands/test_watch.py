@@ -1,15 +1,21 @@
 """`watch`: what is on the screen, in any size, and in a line where there is no screen."""
 
 import copy
+import fcntl
 import os
 import pty
+import re
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from rich.console import Console
 
@@ -133,32 +139,86 @@ def test_without_a_device_it_says_so(folder, monkeypatch):
     assert "no device runs on" in Shell(folder).refused("watch")
 
 
-@pytest.mark.process
-def test_q_ends_it_and_leaves_the_terminal_as_it_was(tmp_path):
-    """A real terminal, and in place of a device its door with one answer."""
+@attrs.define
+class Terminal:
+    """A real one of 80x24, with `watch` in it, and in place of a device its door with one answer."""
+
+    here: int
+    process: subprocess.Popen[bytes]
+    device: subprocess.Popen[bytes]
+    read: bytes = b""
+
+    def until(self, pattern: bytes) -> None:
+        """Until the screen was told that; what was told before counts no longer."""
+        deadline = time.monotonic() + 60
+        while not (found := re.search(pattern, self.read)):
+            assert time.monotonic() < deadline, self.read
+            self.look()
+        self.read = self.read[found.end() :]
+
+    def look(self) -> bool:
+        """Read what there is; whether there was something."""
+        ready = bool(select.select([self.here], [], [], 0.1)[0])
+        self.read += os.read(self.here, 65_536) if ready else b""
+        return ready
+
+    def resize(self, width: int, height: int) -> None:
+        fcntl.ioctl(self.here, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def press(self, key: bytes) -> int:
+        """The exit code that it ends with."""
+        os.write(self.here, key)
+        deadline = time.monotonic() + 60
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline
+            self.look()
+        while self.look():
+            pass
+        return int(self.process.returncode)
+
+
+@pytest.fixture
+def terminal(tmp_path) -> Iterator[Terminal]:
     here, there = pty.openpty()
     door = [sys.executable, "-m", "tests.actors.commands.watched_door", str(tmp_path / "buffer.db")]
+    env = Shell(tmp_path).environment() | {"TERM": "xterm"}
     with subprocess.Popen(door, cwd=APP.parent, stdout=subprocess.PIPE) as device:
         assert device.stdout is not None
         device.stdout.readline()
-        env = Shell(tmp_path).environment() | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-        try:
-            with subprocess.Popen(
-                [sys.executable, APP, "watch"], cwd=tmp_path, env=env, stdin=there, stdout=there
-            ) as own:
-                read = b""
-                deadline = time.monotonic() + 60
-                while b"q or Ctrl-C" not in read and time.monotonic() < deadline:
-                    if select.select([here], [], [], 0.1)[0]:
-                        read += os.read(here, 65_536)
-                assert b"cam-1" in read
-                os.write(here, b"q")
-                while own.poll() is None and time.monotonic() < deadline:
-                    if select.select([here], [], [], 0.1)[0]:
-                        read += os.read(here, 65_536)
-                assert own.returncode == 0
-                assert read.rstrip().endswith(b"\x1b[?1049l\x1b[?25h") or b"\x1b[?1049l" in read
-        finally:
-            device.kill()
+        # In a session of its own, whose terminal this is: Ctrl-C and the new size come as signals.
+        command = ["setsid", "--ctty", sys.executable, APP, "watch"]
+        fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        with subprocess.Popen(command, cwd=tmp_path, env=env, stdin=there, stdout=there) as process:
+            try:
+                yield Terminal(here, process, device)
+            finally:
+                process.kill()
+                device.kill()
     os.close(here)
     os.close(there)
+
+
+LAST_LINE = b"q or Ctrl-C ends this; the device goes on"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("key", [b"q", b"\x03"])
+def test_a_key_ends_it_and_leaves_the_terminal_as_it_was(terminal, key):
+    before = termios.tcgetattr(terminal.here)
+    terminal.until(b"cam-1")
+    terminal.until(LAST_LINE)
+    assert terminal.press(key) == 0
+    assert b"\x1b[?1049l" in terminal.read, "the screen of before is back"
+    assert termios.tcgetattr(terminal.here) == before
+
+
+@pytest.mark.process
+def test_it_follows_the_size_of_the_terminal_and_stays_when_the_device_goes(terminal):
+    terminal.until(LAST_LINE)
+    terminal.resize(30, 18)
+    terminal.until(b"q or Ctrl-C[^\r\n]*\xe2\x80\xa6")
+    terminal.resize(80, 24)
+    terminal.until(LAST_LINE)
+    terminal.device.kill()
+    terminal.until(b"no answer for ")
+    assert terminal.press(b"q") == 0
