@@ -33,6 +33,8 @@ class Account:
 
 def read_account(db_path: Path) -> Account:
     """The account of the buffer at `db_path`, with what still lies in the journal alone. `NoBooks`."""
+    if not db_path.exists():
+        raise NoBooks(f"{db_path}: there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to compare")
     # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
     segments = [scan(path) for path in orphans(journal_folder(db_path))]
     try:

@@ -123,6 +123,7 @@ def test_status_reads_the_file_when_no_device_runs(shell):
 
 def test_status_without_anything_says_what_to_do(shell):
     assert "there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to read" in shell.refused("status")
+    assert "there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to compare" in shell.refused("audit")
 
 
 @pytest.mark.parametrize(("name", "source"), [("cam", "http://127.0.0.1:8000/status"), ("other", None)])

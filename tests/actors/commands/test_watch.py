@@ -186,7 +186,7 @@ def terminal(tmp_path) -> Iterator[Terminal]:
         assert device.stdout is not None
         device.stdout.readline()
         # In a session of its own, whose terminal this is: Ctrl-C and the new size come as signals.
-        command = ["setsid", "--ctty", sys.executable, APP, "watch"]
+        command = ["setsid", "--ctty", sys.executable, str(APP), "watch"]
         fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         with subprocess.Popen(command, cwd=tmp_path, env=env, stdin=there, stdout=there) as process:
             try:
