@@ -36,12 +36,13 @@ def stats(settings: Settings, *, as_json: bool, output: Path | None) -> None:
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     given_up = ", ".join(f"{count(number)} {reason}" for reason, number in found["given_up"].items()) or "0"
+    pending = found["pending"] + found["in_journal"]
     journal = f"{size(found['journal_bytes'])}, with {count(found['in_journal'])} that are not in the database yet"
     return [
         ("buffer", found["buffer"]),
         ("device", f"{found['edge_device_id']}, stream {found['stream_id']} since {moment(found['created_at'])}"),
         ("numbers", f"1 to {count(found['last_seq'])}" if found["last_seq"] else "none yet"),
-        ("pending", f"{count(found['pending'])}, the oldest since {moment(found['oldest_pending_at'])}"),
+        ("pending", f"{count(pending)}, the oldest since {moment(found['oldest_pending_at'])}"),
         ("sent", f"{count(found['sent'])} kept here, {count(found['total_sent'])} in all"),
         ("failed", count(found["failed"])),
         ("given up", given_up),

@@ -108,6 +108,11 @@ def keys() -> Iterator[Callable[[float], str]]:
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
+        # Ctrl-C is a key like q: as a signal in the middle of a repaint it would leave the other screen on, without
+        # its cursor.
+        ours = termios.tcgetattr(descriptor)
+        ours[6][termios.VINTR] = b"\x00"
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, ours)
 
         def pressed(seconds: float) -> str:
             ready, _, _ = select.select([descriptor], [], [], seconds)
