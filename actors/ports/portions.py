@@ -9,13 +9,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from actors.messages import Fate, Outcome
-from actors.ports.opening import StoreOptions
 from actors.seqs import Seqs
-
-EASY_FRACTION = 0.75
-"""Up to here of what is accepted the write-ahead log may grow into room that nothing else needs,"""
-EASY_BYTES_MAX = 16 * 1024 * 1024
-"""and by no more than this: a checkpoint waits for the disk twice, however little it has to move."""
 
 
 def portions(outcomes: Sequence[Outcome], bytes_max: int) -> Iterator[Outcome]:
@@ -58,14 +52,3 @@ def _apart(outcome: Outcome, bytes_max: int) -> Iterator[Outcome]:
     for start in range(0, len(outcome.seqs), count):
         losses = outcome.losses if start == 0 else ()
         yield attrs.evolve(outcome, seqs=outcome.seqs[start : start + count], losses=losses, payload_bytes=size)
-
-
-def overflows(portion: Outcome, wal_bytes: int, size_bytes: int, options: StoreOptions) -> bool:
-    """Whether the write-ahead log must be moved into the database before this portion is written.
-
-    It may take what is kept free for it, which a full buffer has too, and more as long as there is plenty of room.
-    `size_bytes` is all that the store owns, the log among it.
-    """
-    easy_bytes = EASY_FRACTION * options.accept_bytes_max - (size_bytes - wal_bytes)
-    most_bytes = options.reserve_bytes + max(0.0, min(easy_bytes, EASY_BYTES_MAX))
-    return wal_bytes + 2 * portion.payload_bytes > most_bytes

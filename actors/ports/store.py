@@ -21,7 +21,7 @@ from actors.ports.journal import Journal, orphans, scan, session
 from actors.ports.names import Names
 from actors.ports.opening import DiskTrouble, StoreOptions, lock, says_full, unlock
 from actors.ports.pages import Changed, PayloadsChanged
-from actors.ports.portions import overflows, portions
+from actors.ports.portions import portions
 from actors.ports.replay import BAD_SECTOR, Recovered, replay
 from actors.ports.reserve import Reserve
 from actors.ports.rot import give_up
@@ -187,10 +187,10 @@ class Store:
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write down what became of predictions that were in flight. `DiskTrouble`: then tell it the same again."""
-        now = self._options.now()
+        now, reserve = self._options.now(), self._options.reserve_bytes
         try:
-            for portion in portions(outcomes, self._options.reserve_bytes // 4):
-                if overflows(portion, self._buffer.wal_bytes(), self.size_bytes(), self._options):
+            for portion in portions(outcomes, reserve // 4):
+                if self._buffer.wal_bytes() + 2 * portion.payload_bytes > reserve:  # no more than is kept free for this
                     self._buffer.checkpoint()
                 self._settle_one(portion, now)
         except BufferUnwritable as exc:

@@ -1,14 +1,10 @@
 """Fates in portions: none is lost, told twice, or larger than asked for."""
 
-import time
-from pathlib import Path
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Fate, Outcome
-from actors.ports.opening import StoreOptions, new_stream_id
-from actors.ports.portions import overflows, portions
+from actors.ports.portions import portions
 from cloud.wire import Loss
 
 LOSS = Loss(90, 95, "evicted")
@@ -62,34 +58,3 @@ def test_every_number_keeps_its_fate(given_, bytes_max):
         before = [seq for outcome in outcomes if outcome.fate is fate for seq in outcome.seqs]
         assert [seq for outcome in done if outcome.fate is fate for seq in outcome.seqs] == before
     assert all(outcome.payload_bytes <= bytes_max or len(outcome.seqs) == 1 for outcome in done)
-
-
-MIB = 1 << 20
-
-
-def options(capacity_bytes: int) -> StoreOptions:
-    return StoreOptions(
-        db_path=Path("buffer.db"),
-        capacity_bytes=capacity_bytes,
-        cleanup_days=7.0,
-        journal=True,
-        now=time.time,
-        new_id=new_stream_id,
-    )
-
-
-@given(st.integers(0, 64 * MIB), st.integers(0, 64 * MIB), st.integers(0, 2 * MIB), st.sampled_from([1, 8, 60, 500]))
-def test_what_is_written_without_a_checkpoint_stays_below_the_cap(wal_bytes, other_bytes, payload_bytes, mib):
-    cap = options(mib * MIB)
-    other_bytes = min(other_bytes, cap.accept_bytes_max)
-    if not overflows(sent(1, 9, payload_bytes), wal_bytes, other_bytes + wal_bytes, cap):
-        assert other_bytes + wal_bytes + 2 * payload_bytes <= cap.capacity_bytes
-
-
-def test_a_roomy_buffer_takes_a_long_drain_between_two_checkpoints_and_a_full_one_what_is_kept_free_for_it():
-    cap = options(500 * MIB)
-    full, roomy = cap.accept_bytes_max, 100 * MIB
-    assert not overflows(sent(1, 9, MIB), 18 * MIB, roomy, cap)
-    assert overflows(sent(1, 9, MIB), 18 * MIB + 1, roomy, cap)
-    assert not overflows(sent(1, 9, MIB), 2 * MIB, full + 2 * MIB, cap)
-    assert overflows(sent(1, 9, MIB), 2 * MIB + 1, full + 2 * MIB + 1, cap)
