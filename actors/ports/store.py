@@ -242,10 +242,7 @@ class Store:
         return gone
 
     def tidy(self) -> bool:
-        """One small stroke of whatever is due: flush, checkpoint, retire, clean up. True if more is due at once.
-
-        `DiskTrouble` where the disk does not let it.
-        """
+        """A stroke of what is due: flush, checkpoint, retire, clean up. True if more is due at once. `DiskTrouble`."""
         now = self._options.now()
         self._front.try_journal = True
         try:
@@ -284,6 +281,8 @@ class Store:
         return False
 
     def _give_back(self) -> None:
+        if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # what was deleted is not to lie beside the pages that are moved
+            self._buffer.checkpoint()
         self._buffer.shrink(SHRINK_PAGES)
         self._retire(truncate=True)
 
