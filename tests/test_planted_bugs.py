@@ -4,7 +4,6 @@ Without this, hundreds of green seeds would prove only that the oracle is blind.
 """
 
 import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -12,9 +11,10 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+import tests.planted_in_the_cloud  # noqa: F401 - its bugs are among BUGS
 from actors import buffer_writer, recovery, uplink
-from actors.messages import Fate
-from actors.ports import pages, replay, rows, tombstones
+from actors.messages import Fate, LinkState
+from actors.ports import disk, pages, replay, rows, tombstones
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
@@ -25,45 +25,9 @@ from actors.seqs import Payloads, seqs_of
 from actors.settings import WhenFull
 from actors.verdict import judge
 from chaos.sim.books import Crash, Violation
-from chaos.sim.plan import MIB, Fault, Plan
+from chaos.sim.plan import Fault, Plan
 from chaos.sim.shrink import failure
-from cloud import wire
-from cloud.ledger import sqlite_write
-from cloud.ledger.books import Book
-from cloud.ledger.queue import CommitQueue
-
-SEEDS_PER_BUG = 200
-"""A bug that so many seeds don't find is one that the oracle does not see."""
-
-
-@attrs.frozen
-class Bug:
-    """A defect, and the faults under which it shows early: seeds without them are passed over, which saves time and
-    can only make the find a later seed."""
-
-    plant: Callable[[pytest.MonkeyPatch], None]
-    needs: frozenset[Fault]
-    full: WhenFull | None
-
-    def seeds(self) -> Iterator[int]:
-        """Those of the first 200 seeds that may show it, each to be run as it is."""
-        for seed in range(SEEDS_PER_BUG):
-            plan = Plan.of(seed)
-            fills = self.full is None or (plan.when_full is self.full and plan.capacity_bytes < MIB)
-            if fills and plan.devices == 1 and self.needs <= plan.faults:
-                yield seed
-
-
-BUGS: dict[str, Bug] = {}
-
-
-def bug(*needs: Fault, full: WhenFull | None = None) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
-    """Plant it in seeds with these faults and, if it needs a buffer that fills up, with this policy."""
-
-    def note(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
-        BUGS[plant.__name__] = Bug(plant, frozenset(needs), full)
-
-    return note
+from tests.planting import BUGS, SEEDS_PER_BUG, bug
 
 
 @bug(Fault.KILL)
@@ -177,22 +141,6 @@ def recovery_passes_over_the_oldest(patch):
         await turn_page(desk, attrs.evolve(request, after=request.after + 1))
 
     patch.setattr(buffer_writer._Desk, "turn_page", skip)
-
-
-@bug(Fault.LOSE_REPLY)
-def cloud_does_not_know_a_repeat(patch):
-    note_stored, open_streams = Book.note_stored, sqlite_write._open_streams
-
-    def forgetful(book, seqs):
-        note_stored(book, seqs)
-        return set()
-
-    def without_a_key(db, numbers, batches):
-        db.execute("DROP INDEX IF EXISTS predictions_by_seq")
-        return open_streams(db, numbers, batches)
-
-    patch.setattr(Book, "note_stored", forgetful)
-    patch.setattr(sqlite_write, "_open_streams", without_a_key)
 
 
 @bug(Fault.KILL, Fault.POWER_CUT)
@@ -398,18 +346,6 @@ def what_a_page_holds_depends_on_the_clock(patch):
     patch.setattr(Buffer, "pending", punctual)
 
 
-@bug(Fault.CLOUD_DISK_FULL)
-def ledger_answers_though_its_commit_failed(patch):
-    settle = CommitQueue._settle
-
-    def blind(queue_, waiting):
-        if not isinstance(waiting.outcome, wire.Answer):
-            waiting.outcome = wire.Answer(accepted=len(waiting.batch.records))
-        settle(queue_, waiting)
-
-    patch.setattr(CommitQueue, "_settle", blind)
-
-
 @bug(Fault.CLOCK_JUMP)
 def rows_are_numbered_by_the_wall_clock(patch):
     """A clock that goes back gives the same number twice; one that goes forward leaves holes."""
@@ -425,6 +361,50 @@ def rows_are_numbered_by_the_wall_clock(patch):
 @bug(Fault.OUTAGE, full=WhenFull.BLOCK)
 def cap_is_not_looked_at(patch):
     patch.setattr(Store, "_size_bytes", lambda _: 0)
+
+
+@bug(Fault.DISK_READ_ONLY)
+def what_memory_holds_is_thrown_away_at_a_stop(patch):
+    async def hurried(desk):
+        await desk.disk.close()
+
+    patch.setattr(buffer_writer._Desk, "close", hurried)
+
+
+@bug(Fault.DISK_READ_ONLY)
+def what_memory_holds_is_given_up_at_a_stop_on_a_disk_that_is_well(patch):
+    """It says so, in vain."""
+    close = buffer_writer._Desk.close
+
+    async def resigned(desk):
+        if desk.tail:
+            buffer_writer.log.error("lost_from_memory", predictions=len(desk.tail), reason="no time")
+            desk.tail.forget(list(desk.tail.entries))
+        await close(desk)
+
+    patch.setattr(buffer_writer._Desk, "close", resigned)
+
+
+@bug()
+def metric_counts_only_what_was_stored(patch):
+    count = uplink._Uplink._count
+
+    def modest(uplink_, **more):
+        if uplink_.link.value.state is LinkState.UP:
+            count(uplink_, **more)
+
+    patch.setattr(uplink._Uplink, "_count", modest)
+
+
+@bug()
+def task_is_left_behind(patch):
+    close = disk.Disk.close
+
+    async def forgetful(disk_):
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+        await close(disk_)
+
+    patch.setattr(disk.Disk, "close", forgetful)
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -8,6 +8,7 @@
 | `host.py` | what it stands on: disk, clock, link, the callers' books |
 | `callers.py` | the workload |
 | `past.py` | what the last release left on a device |
+| `older.py` | what the last release said on the wire, and the ledger that its cloud left |
 | `weather.py` | what befalls it while it works |
 | `cloud.py` | the replicas on one ledger, and the requests that they serve |
 | `link.py` | the way between the two, which can be cut and which lies |
@@ -19,6 +20,7 @@
 | `scale.py` | sizes made small, so that few records fill a segment, a batch, a buffer |
 | `books.py` | what the workload knows: every prediction made, every receipt given |
 | `oracle.py` | the verdict: the guarantees, checked against those books |
+| `figures.py` | what device and cloud tell as metrics, against the truth |
 | `coverage.py` | what a run has met, and what must not stay unmet |
 | `shrink.py` | a smaller plan that still fails |
 """

@@ -59,6 +59,10 @@ class Books:
     database_hit: bool = False
     failed: dict[Number, str] = attrs.Factory(dict)
     """What lies in quarantine when the device has converged, read from its disk, with the errors there."""
+    end: Number | None = None
+    """The stream of the device that has converged, and the last number in it, by its own account."""
+    stopped: dict[int, int] = attrs.Factory(dict)
+    """By life that stopped in order: of what only memory held, so much was told to be given up."""
     streams: list[str] = attrs.Factory(list)
     counts: Counter[str] = attrs.Factory(Counter)
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 import httpx
@@ -12,7 +13,8 @@ import trio
 
 from chaos.sim.coverage import Coverage, speaker
 from chaos.sim.drive import Drive
-from chaos.sim.plan import Fault, Plan
+from chaos.sim.older import older_answer, older_request, set_back
+from chaos.sim.plan import MIB, Fault, Plan, chance
 from cloud import intake, wire
 from cloud.ledger import LedgerUnusable
 from cloud.ledger.lane import RunSync
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 DOWN_S = 6.0
 """How long a replica stays away, on average."""
+CUT_OFF = "upgrade of the cloud cut off"
+UPGRADE_CALLS = 22
+"""About so many calls to its disk does a replica make that brings a ledger to this release's shape."""
 
 
 @attrs.define(eq=False)
@@ -73,9 +78,13 @@ class Cloud(httpx.AsyncBaseTransport):
     coverage: Coverage
     replicas: list[Replica] = attrs.Factory(list)
     healed: bool = False
-    accepted: int = 0
-    """What the app said that it stored, over all answers."""
+    said: Counter[str] = attrs.Factory(Counter)
+    """What the app said of the records that it was sent, over all answers, by the names of its metrics."""
     deaths: int = 0
+    older: bool = False
+    """It is of the last release, by what it says and reads."""
+    _running: str = ""
+    """What a replica does with the ledger at this moment."""
     _apps: list[tuple["_Standing", httpx.ASGITransport]] = attrs.Factory(list)
     """By replica: the app, which is costly to make, and the ledger that it stands on in this life."""
 
@@ -92,12 +101,25 @@ class Cloud(httpx.AsyncBaseTransport):
             nursery.start_soon(self._now_and_then, 20, self._lose_power)
         if Fault.CLOUD_DISK_FULL in self.plan.faults:
             nursery.start_soon(self._now_and_then, 13, self._fill)
+        if Fault.CLOUD_UPGRADED in self.plan.faults:
+            self.older = True
+            nursery.start_soon(self._upgrade, chance(self.plan.seed, "cloud upgraded"))
 
     def heal(self) -> None:
         """No more faults."""
         self.healed = True
         self.drive.heal()
         self.drive.spare()
+
+    async def metrics(self) -> list[bytes]:
+        """`GET /metrics` of every replica; none once one has died, for they count from their start."""
+        if self.deaths:
+            return []
+        pages = []
+        for _, transport in self._apps:
+            async with httpx.AsyncClient(transport=transport, base_url="http://cloud.test") as client:
+                pages.append((await client.get("/metrics")).raise_for_status().content)
+        return pages
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Have any replica serve it."""
@@ -118,11 +140,16 @@ class Cloud(httpx.AsyncBaseTransport):
         try:
             sent = exchange.request  # whose body can be read once, and the network may deliver it twice
             request = httpx.Request(sent.method, sent.url, headers=sent.headers, content=sent.content)
+            older = self.older
+            if older:
+                request = older_request(request, MIB)
             response = await self._apps[replica.number][1].handle_async_request(request)
             body = await response.aread()
             headers = {key: value for key, value in response.headers.items() if key != "content-length"}
             if exchange.request.method == "POST" and response.status_code == 200:
                 self._count(body)
+            if older:
+                body = older_answer(sent, body)
             exchange.response = httpx.Response(
                 response.status_code, headers=headers, stream=httpx.ByteStream(body), request=exchange.request
             )
@@ -131,7 +158,10 @@ class Cloud(httpx.AsyncBaseTransport):
 
     def _count(self, body: bytes) -> None:
         answer = wire.read_answer(body)
-        self.accepted += answer.accepted
+        self.said["ingested"] += answer.accepted
+        self.said["duplicate"] += answer.duplicates
+        self.said["conflicting"] += answer.conflicts
+        self.said["rejected"] += len(answer.rejected)
         self.coverage("outcome: stored")
         if answer.duplicates:
             self.coverage("outcome: duplicate")
@@ -169,8 +199,12 @@ class Cloud(httpx.AsyncBaseTransport):
                 await trio.sleep(self.rng.expovariate(500))
             if replica.dead and getattr(function, "__name__", "") != "close":
                 await trio.sleep_forever()
+            self._running = getattr(function, "__name__", "")
             result = function(*args, **kwargs)
-            if replica.dead and getattr(function, "__name__", "") != "close":
+            if replica.dead and self._running == "_open":
+                for connection in attrs.astuple(cast("Any", result)):
+                    connection.close()  # the system closes what a dead process had open
+            if replica.dead and self._running != "close":
                 await trio.sleep_forever()
             return result
 
@@ -203,11 +237,47 @@ class Cloud(httpx.AsyncBaseTransport):
             self._die("at rest")
 
     def _die(self, when: str) -> None:
+        self.coverage(f"fault: {Fault.CLOUD_POWER_CUT.value}")
+        self.tell(f"the cloud loses its power {when}: {self._end_all(power_cut=True)}")
+
+    def _end_all(self, *, power_cut: bool) -> str:
+        """No process is left; says what is left of the files."""
         for replica in list(self.replicas):
             replica.kill()
         self.deaths += 1
-        self.coverage(f"fault: {Fault.CLOUD_POWER_CUT.value}")
-        self.tell(f"the cloud loses its power {when}: {self.drive.move(power_cut=True)}")
+        return self.drive.move(power_cut=power_cut)
+
+    async def _upgrade(self, rng: random.Random) -> None:
+        """Until a moment in the middle it was the last release; this one begins on what that left."""
+        await trio.sleep(rng.random() * self.plan.faults_s)
+        self.older = False
+        if self.healed:
+            return
+        self._end_all(power_cut=False)
+        held: list[int | None] = []
+        killed = rng.random() < 0.5
+        self.drive.furnish(lambda folder: held.append(set_back(folder / "cloud.db", killed=killed)))
+        if held[0] is None:
+            return
+        self.coverage(f"fault: {Fault.CLOUD_UPGRADED.value}")
+        self.tell(f"the last release is {'killed' if killed else 'stopped'}; it leaves {held[0]} predictions")
+        self._cut_off(rng)
+
+    def _cut_off(self, rng: random.Random) -> None:
+        """The replica that brings the ledger to this release's shape may die of it, and the next one too."""
+
+        def die(kind: str, inside: str) -> None:
+            in_the_middle = self._running == "_open"
+            if in_the_middle:
+                self.coverage(CUT_OFF)
+            power_cut = Fault.CLOUD_POWER_CUT in self.plan.faults and rng.random() < 0.5
+            self.tell(f"the cloud dies at {kind} {inside} in {self._running}: {self._end_all(power_cut=power_cut)}")
+            if in_the_middle:
+                self._cut_off(rng)
+
+        if rng.random() < 0.7:
+            self.drive.on_fatal = die
+            self.drive.fatal_in = rng.randrange(1, UPGRADE_CALLS)
 
     async def _fill(self) -> None:
         self.drive.taken_bytes = max(0, self.drive.free_bytes - self.rng.choice((0, 8_192)))
@@ -219,6 +289,8 @@ class Cloud(httpx.AsyncBaseTransport):
 REFUSED = "refused-"
 """An image whose name begins so is one that the cloud will not take."""
 POISON = "poison-"
+UNWANTED = "image_id: this cloud does not take it"
+"""What the cloud says of the former; of what makes a whole body unusable only the device knows."""
 
 
 @contextlib.contextmanager
@@ -232,7 +304,7 @@ def stricter_cloud() -> Iterator[None]:
     def read_strictly(raw: msgspec.Raw, *, numbered: bool) -> Any:
         record = read(raw, numbered=numbered)
         if f'"{REFUSED}' in record.payload:
-            raise wire.WireError("image_id: this cloud does not take it")
+            raise wire.WireError(UNWANTED)
         return record
 
     def open_strictly(body: bytes, encoding: str) -> Any:

@@ -41,7 +41,7 @@ MUST = (
     | frozenset(f"outcome: {sense.value}" for sense in Sense)
     | frozenset({"outcome: rejected record", "outcome: quarantined", "outcome: duplicate", "outcome: loss explained"})
     | frozenset(f"full: {policy.value}" for policy in WhenFull)
-    | frozenset({"buffer full", "evicted", "segment lost a record", "replay"})
+    | frozenset({"buffer full", "evicted", "segment lost a record", "replay", "upgrade of the cloud cut off"})
     | TRANSITIONS
     | DEGRADED
 )
@@ -53,6 +53,8 @@ class Coverage:
     """Counts what was met, and hands the log lines of actors to whoever tells the story."""
 
     met: Counter[str] = attrs.Factory(Counter)
+    lost_from_memory: Counter[str] = attrs.Factory(Counter)
+    """By device: what it said at a stop that only memory had held."""
 
     def __call__(self, what: str) -> None:
         """It was met once more."""
@@ -67,6 +69,9 @@ class Coverage:
                 self(f"outcome: {Sense(event['sense']).value}")
             case "quarantined":
                 self("outcome: quarantined")
+            case "lost_from_memory":
+                self("mode: memory given up at a stop")
+                self.lost_from_memory[speaker.get()] += event["predictions"]
             case "memory_saved":
                 self("mode: memory saved to the disk")
             case "buffer_damaged":

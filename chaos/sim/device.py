@@ -20,7 +20,7 @@ from chaos.sim.host import Host
 from chaos.sim.oracle import check_flushed, check_rest, check_stopped, handles_below
 from chaos.sim.past import leave_behind
 from chaos.sim.plan import DEATHS, Fault
-from chaos.sim.weather import befall
+from chaos.sim.weather import befall, refuse_at_the_end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +44,10 @@ class Device:
     converged: bool = False
     rng: random.Random = attrs.field(init=False)
     _doomed_by: Fault = Fault.KILL
+    _full: bool = False
+    """Whether the buffer may have been near its cap when the stop began."""
+    _given_up: int = 0
+    """What earlier lives said that only memory had held."""
     _stores: dict[int, Store] = attrs.Factory(dict)
     """By the number of the life's folder."""
 
@@ -56,12 +60,18 @@ class Device:
         await trio.sleep(self.rng.random())
         if self.host.faces(Fault.UPGRADED):
             leave_behind(self.host)
+        if self.host.faces(Fault.OLD_DEVICE):
+            self.host.link.older = True
+            self.host.met(Fault.OLD_DEVICE)
         while not self.converged:
             await self._live()
             self.host.lives += 1
             if not self.converged:
                 await trio.sleep(self.rng.choice((0.01, 1.0, 15.0)) * self.rng.random())
                 self._rot()
+                if self.host.link.older and self.host.dice("release", self.host.lives).random() < 0.3:
+                    self.host.link.older = False
+                    self.host.tell("is of this release now")
         self.host.tell(f"has converged after {self.host.lives} lives and {self.host.drive.calls} calls of its disk")
 
     def _rot(self) -> None:
@@ -82,6 +92,8 @@ class Device:
             host.clock.forget()
             host.met(Fault.CLOCK_1970)
         host.drive.bytes_max = host.plan.capacity_bytes
+        host.link.posts = host.link.duplicates = 0
+        self._given_up = host.coverage.lost_from_memory[host.name]
         death = self._choose_death()
         with trio.CancelScope() as process:
             host.drive.on_fatal = lambda kind, inside: self._die(process, f"at {kind} {inside.rpartition('.')[2]}")
@@ -103,7 +115,7 @@ class Device:
         async with open_pipeline(settings, self._ports(settings)) as pipeline:
             self._greet(pipeline)
             await self._work_through(pipeline, death, process)
-            began = trio.current_time()
+            began, self._full = trio.current_time(), self.host.nearly_full
             if death is Fault.KILL_IN_STOP and self.host.faces(death):
                 self._doom(death)
             if self.host.faces(Fault.SECOND_SIGNAL) and self.rng.random() < 0.5:
@@ -129,11 +141,15 @@ class Device:
         well = host.well_since(trio.current_time() - took_s)
         if took_s > settings.shutdown_grace_seconds + STOP_MARGIN_S and well:
             raise Violation(f"G6: {host.name} took {took_s:.3f} s to stop, of {settings.shutdown_grace_seconds}")
-        check_stopped(host.drive, host.books, pipeline, host.lives)
+        dropped = check_stopped(host.drive, host.books, pipeline, host.lives)
+        given_up = host.coverage.lost_from_memory[host.name] - self._given_up
+        host.books.stopped[host.lives] = dropped + given_up
         if well and host.drive.life in self._stores:  # else nothing was opened that could be flushed
             check_flushed(host.drive)
+        if well and given_up and not (self._full or host.nearly_full):
+            raise Violation(f"G1: {given_up} are lost from memory, and the disk is well")
         if self.converged:
-            check_rest(host.books, pipeline.status(), settings)
+            check_rest(host.books, pipeline.status(), settings, host.link)
 
     async def _work_through(self, pipeline: Pipeline, death: Fault | None, process: trio.CancelScope) -> None:
         """Callers log, things befall the device, until its time is over; a life that sees the healing converges."""
@@ -153,6 +169,8 @@ class Device:
             if lifetime.cancelled_caught and death is Fault.KILL and host.faces(death) and life not in self.dead:
                 self._doomed_by = death
                 self._die(process, "at rest")
+            if lifetime.cancelled_caught and life not in self.dead:
+                await refuse_at_the_end(host)
             if lifetime.cancelled_caught and self.rng.random() < 0.5:
                 host.drive.heal()  # so late that nothing but the stop brings what is left to the disk
             if not lifetime.cancelled_caught:

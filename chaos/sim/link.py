@@ -1,5 +1,6 @@
 """The way from one device to the cloud, which can be cut and which lies: an httpx transport with faults."""
 
+import contextlib
 import random
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import trio
 
 from actors.verdict import MARK
 from chaos.sim.books import Number, Violation
+from chaos.sim.older import older_answer, older_request
 from chaos.sim.plan import MIB, Fault
 from cloud import wire
 
@@ -35,6 +37,12 @@ class Link(httpx.AsyncBaseTransport):
     faults: tuple[Fault, ...] = ()
     fault_rate: float = 0.0
     up: bool = True
+    older: bool = False
+    """The device is of the last release."""
+    posts: int = 0
+    """Begun since the device's process started."""
+    duplicates: int = 0
+    """Those that answers spoke of since then, as far as they reached the device."""
     _under_way: set[Number] = attrs.field(factory=set, init=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -44,10 +52,27 @@ class Link(httpx.AsyncBaseTransport):
         if twice:
             raise Violation(f"G2: on two lanes at once: {sorted(twice)}")
         self._under_way |= carried
+        self.posts += request.method == "POST"
         try:
-            return await self._exchange(request)
+            response = await (self._exchange_as_before(request) if self.older else self._exchange(request))
+            if request.method == "POST" and response.status_code == 200:
+                response = await self._count(response)
+            return response
         finally:
             self._under_way -= carried
+
+    async def _count(self, response: httpx.Response) -> httpx.Response:
+        body = await response.aread()
+        with contextlib.suppress(wire.WireError):
+            self.duplicates += wire.read_answer(body).duplicates
+        return _answer(response.status_code, body, dict(response.headers))
+
+    async def _exchange_as_before(self, request: httpx.Request) -> httpx.Response:
+        """What the last release did not say is not said, and what it did not read is not there."""
+        response = await self._exchange(older_request(request, BODY_BYTES_MAX))
+        body = older_answer(request, await response.aread())
+        headers = {key: value for key, value in response.headers.items() if key != "content-length"}
+        return _answer(response.status_code, body, headers)
 
     async def _exchange(self, request: httpx.Request) -> httpx.Response:
         """With whatever befalls it."""

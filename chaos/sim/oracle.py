@@ -12,9 +12,12 @@ from actors.pipeline import Pipeline
 from actors.settings import Settings, WhenFull
 from actors.status import Status
 from chaos.sim.books import Books, Made, Number, Violation
+from chaos.sim.cloud import UNWANTED
 from chaos.sim.coverage import Coverage
 from chaos.sim.damage import peeked
 from chaos.sim.drive import Drive
+from chaos.sim.figures import check_device_metrics
+from chaos.sim.link import Link
 from chaos.sim.plan import Plan
 
 ADDED = {"received_at", "late", "clock_wrong"}
@@ -34,8 +37,8 @@ def handles_below(folder: object) -> list[str]:
     return found
 
 
-def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) -> None:
-    """What holds of every life that has stopped in order."""
+def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) -> int:
+    """What holds of every life that has stopped in order; how many accepted ones it says to have turned away later."""
     if leaked := handles_below(drive.folder):
         raise Violation(f"G6: handles are left open: {leaked}")
     mine = [made for made in books.made.values() if made.life == lives]
@@ -44,6 +47,7 @@ def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) ->
     told = pipeline.status()["turned_away"]
     if not away <= told <= away + unsure:
         raise Violation(f"G1: {told} are counted as turned away, {away} callers heard so, {unsure} can't know")
+    return told - away
 
 
 def check_flushed(drive: Drive) -> None:
@@ -53,7 +57,7 @@ def check_flushed(drive: Drive) -> None:
         raise Violation(f"G6: a stop in order leaves segments behind: {left}")
 
 
-def check_rest(books: Books, status: Status, settings: Settings) -> None:
+def check_rest(books: Books, status: Status, settings: Settings, link: Link) -> None:
     """What holds of the disk and of the device's own account once it has converged and stopped."""
     wrong = {
         name: status[name]  # type: ignore[literal-required]
@@ -78,11 +82,12 @@ def check_rest(books: Books, status: Status, settings: Settings) -> None:
         content = json.loads(payload)
         if content.pop("seq", None) != seq or content != books.made[content["image_id"]].content:
             raise Violation(f"G1: the buffer holds another prediction under {seq}")
-    _check_counts(status, stream, rows, losses)
+    books.end = (stream, status["last_seq"])
+    _check_counts(status, stream, rows, losses, link)
 
 
-def _check_counts(status: Status, stream: str, rows: list[Any], losses: list[Any]) -> None:
-    """Counters are the truth: every number up to the last is sent, refused, or given up."""
+def _check_counts(status: Status, stream: str, rows: list[Any], losses: list[Any], link: Link) -> None:
+    """Counters are the truth: every number up to the last is sent, refused, or given up; and the metrics say so too."""
     lost = Counter[str]()
     for first, last, reason in losses:
         lost[reason] += last - first + 1
@@ -92,10 +97,14 @@ def _check_counts(status: Status, stream: str, rows: list[Any], losses: list[Any
         "failed": failed,
         "evicted": lost["evicted"],
         "sent": status["last_seq"] - failed - lost.total(),
+        "posts": link.posts,
+        "duplicates": link.duplicates,
     }
     told = {name: status[name] for name in truth}  # type: ignore[literal-required]
     if told != truth:
         raise Violation(f"status is {told}, the truth is {truth}")
+    home = {"pending": 0, "in_flight": 0, "in_memory": 0, "last_seq": status["last_seq"]}
+    check_device_metrics(status, home | {name: count for name, count in truth.items() if isinstance(count, int)})
 
 
 # --- the cloud
@@ -160,10 +169,7 @@ def check_cloud(plan: Plan, books: Books, stored: Stored, coverage: Coverage) ->
     for stream in stored.audits[books.device]:
         if stream["conflicts"] and not books.database_hit:
             raise Violation(f"G2: a number was sent with two payloads: {stream}")
-    told = stored.stats["by_edge_device"].get(books.device, {"total_predictions": 0})["total_predictions"]
-    have = sum(len(found) for found in mine.values()) + len(stored.unnumbered.get(books.device, []))
-    if told != have:
-        raise Violation(f"/stats tells of {told} predictions of {books.device}, there are {have}")
+    _check_sums(books, stored)
 
 
 def _gaps(audit: list[dict[str, Any]]) -> dict[Number, str | None]:
@@ -176,6 +182,31 @@ def _gaps(audit: list[dict[str, Any]]) -> dict[Number, str | None]:
             for seq in range(gap["from_seq"], gap["to_seq"] + 1):
                 found[stream["stream_id"], seq] = gap["reason"]
     return found
+
+
+def _check_sums(books: Books, stored: Stored) -> None:
+    """What the cloud has counted as it came is what there is."""
+    mine, unnumbered = stored.of(books.device), stored.unnumbered.get(books.device, [])
+    there = [content for found in mine.values() for content in found] + unnumbered
+    have = (len(there), sum(content["defect_detected"] for content in there))
+    sums = stored.stats["by_edge_device"].get(books.device, {"total_predictions": 0, "defects_detected": 0})
+    told = (sums["total_predictions"], sums["defects_detected"])
+    if told != have:
+        raise Violation(f"/stats tells of {told} predictions and defects of {books.device}, there are {have}")
+    numbered = Counter(stream_id for stream_id, _ in mine)
+    last_seqs = {stream["stream_id"]: stream["last_seq"] for stream in stored.audits[books.device]}
+    for stream in stored.audits[books.device]:
+        reasons = sum(gap["to_seq"] - gap["from_seq"] + 1 for gap in stream["gaps"] if gap["reason"] is not None)
+        counted = {"stored": numbered[stream["stream_id"]], "explained": reasons}
+        if counted != {name: stream[name] for name in counted}:
+            raise Violation(f"the audit says {stream}, the truth is {counted}")
+    if sum(stream["unnumbered"] for stream in stored.audits[books.device]) != len(unnumbered):
+        raise Violation(f"the audit knows of other predictions without a number than the {len(unnumbered)} there are")
+    if books.end is not None:
+        stream_id, last_seq = books.end
+        known = [last_seqs.get(stream_id, 0), *(seq for name, seq in books.failed if name == stream_id)]
+        if max(known) != last_seq:
+            raise Violation(f"the device says that {stream_id} ends at {last_seq}, and it ends at {max(known)}")
 
 
 def _check_receipts(books: Books, stored: dict[Number, list[dict[str, Any]]], gaps: dict[Number, str | None]) -> None:
@@ -228,6 +259,8 @@ def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) 
             return
         if number not in books.failed:
             raise Violation(f"G3: {number} is missing, and nobody says why")
+        if UNWANTED in books.failed[number]:
+            raise Violation(f"G3: the cloud rejected {number}, and does not say so")
         reason = f"rejected: {books.failed[number]}"
     right = False
     match reason.partition(":")[0]:
@@ -247,19 +280,21 @@ def _is_bad(made: Made) -> bool:
     return made.refused or made.poison
 
 
-def check_memory(books: Books, stored: Stored, last_life: int) -> None:
-    """What only memory held in the life that has converged is delivered, or on the disk, and so delivered or evicted.
+def check_memory(books: Books, stored: Stored) -> None:
+    """What only memory held in a life that stopped in order is delivered, or on the disk, or told to be given up.
 
-    On the disk it has a number that no receipt told: of those as many as were evicted may be missing here.
+    On the disk it has a number that no receipt told: of those as many as are explained may be missing here.
     """
     there = {content["image_id"] for found in stored.of(books.device).values() for content in found}
     there |= {content["image_id"] for content in stored.unnumbered.get(books.device, [])}
     gaps = _gaps(stored.audits[books.device])
-    evicted = sum(reason == "evicted" and number not in books.given for number, reason in gaps.items())
-    lost = [
-        made.image_id
-        for made in books.made.values()
-        if made.in_memory and made.life == last_life and made.image_id not in there and not _is_bad(made)
-    ]
-    if len(lost) > evicted:
-        raise Violation(f"G1: memory kept these, {evicted} of its like were evicted, and they are nowhere: {lost}")
+    explained = sum(number not in books.given for number in gaps)
+    for life, given_up in books.stopped.items():
+        lost = [
+            made.image_id
+            for made in books.made.values()
+            if made.in_memory and made.life == life and made.image_id not in there and not _is_bad(made)
+        ]
+        if len(lost) > given_up + explained:
+            told = f"{given_up} were told to be given up, {explained} more are explained"
+            raise Violation(f"G1: memory kept these in life {life}, {told}, and they are nowhere: {lost}")

@@ -55,8 +55,11 @@ class Fault(enum.Enum):
     POISON = "poison record"
     # the past
     UPGRADED = "upgraded"
+    CLOUD_UPGRADED = "cloud upgraded"
+    OLD_DEVICE = "device of the last release"
 
 
+PAST = (Fault.UPGRADED, Fault.CLOUD_UPGRADED, Fault.OLD_DEVICE)
 PER_REQUEST = (
     *(Fault.LOSE_REQUEST, Fault.LOSE_REPLY, Fault.DOUBLE, Fault.LATE_DOUBLE, Fault.BLACKHOLE, Fault.SLOW_LINK),
     *(Fault.BUSY, Fault.ERROR, Fault.PORTAL, Fault.CORRUPT, Fault.REDIRECT, Fault.KEY_REFUSED, Fault.TOO_LARGE),
@@ -92,11 +95,11 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """The plan of a seed."""
         rng = chance(seed, "plan")
-        faults = frozenset[Fault](fault for fault in Fault if fault is not Fault.UPGRADED and rng.random() < 0.3)
+        faults = frozenset[Fault](fault for fault in Fault if fault not in PAST and rng.random() < 0.3)
         if Fault.POWER_CUT in faults and not faults & set(DEATHS):
             faults |= {Fault.KILL_AT_CALL}  # the moment at which the power goes
-        if chance(seed, "past").random() < 0.3:
-            faults |= {Fault.UPGRADED}
+        past = chance(seed, "past")
+        faults |= {fault for fault in PAST if past.random() < 0.3}
         small = rng.random() < 0.25
         if small and rng.random() < 0.6:
             faults |= {Fault.OUTAGE}  # what fills a buffer

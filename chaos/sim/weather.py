@@ -49,6 +49,17 @@ async def _spoil_the_disk(host: Host, fault: Fault) -> None:
         host.tell("the disk is well")
 
 
+async def refuse_at_the_end(host: Host) -> None:
+    """The disk takes nothing until the very moment of a stop: nobody looks any more whether it does again."""
+    rng = host.dice("the end", host.lives)
+    faults = [fault for fault in (Fault.DISK_FULL, Fault.DISK_READ_ONLY) if host.faces(fault)]
+    if faults and rng.random() < 0.3:
+        _spoil(host, rng.choice(faults), rng)
+        host.note_health()
+        await _pause(host, rng, 3)
+        host.drive.heal()
+
+
 def _spoil(host: Host, fault: Fault, rng: random.Random) -> None:
     drive = host.drive
     match fault:

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import attrs
@@ -21,6 +22,7 @@ from chaos.sim.cloud import Cloud, stricter_cloud
 from chaos.sim.coverage import Coverage, listen, now_s
 from chaos.sim.device import Device
 from chaos.sim.drive import Drive, Mounts
+from chaos.sim.figures import check_cloud_metrics
 from chaos.sim.host import Host
 from chaos.sim.link import Link
 from chaos.sim.oracle import Stored, ask_the_cloud, check_cloud, check_memory, handles_below
@@ -103,6 +105,7 @@ class World:
     async def run(self) -> Summary:
         """Faults, heal, converge, verdict."""
         healing = trio.Event()
+        tasks = trio.lowlevel.current_statistics().tasks_living
         cloud = Cloud(
             plan=self.plan,
             drive=self._drive("cloud"),
@@ -122,17 +125,26 @@ class World:
                     self.story.tell("everything heals")
                     cloud.heal()
                     healing.set()
+                before = await cloud.metrics()
                 stored = await ask_the_cloud(cloud, [device.host.name for device in devices])
+                said = dict(cloud.said)
+                after = await cloud.metrics()
                 backdrop.cancel_scope.cancel()
         if leaked := handles_below(self.root):
             raise Violation(f"handles are left open: {leaked}")
+        if (left := trio.lowlevel.current_statistics().tasks_living - tasks) > 0:
+            raise Violation(f"{left} tasks are left")
+        if before and after:
+            streams = chain.from_iterable(stored.audits.values())
+            repeats = sum(stream["duplicates"] for stream in streams)
+            check_cloud_metrics(before, after, said | {"ingested": stored.count, "duplicate": repeats})
         return self._judge(cloud, devices, stored)
 
     def _judge(self, cloud: Cloud, devices: list[Device], stored: Stored) -> Summary:
         summary = Summary(self.plan.seed, virtual_s=now_s(), stored=stored.count)
         for host in (device.host for device in devices):
             check_cloud(self.plan, host.books, stored, self.coverage)
-            check_memory(host.books, stored, host.lives - 1)
+            check_memory(host.books, stored)
             mine = stored.of(host.name)
             summary.accepted += len(host.books.given)
             summary.explained += len(host.books.given.keys() - mine.keys())
@@ -140,8 +152,8 @@ class World:
             summary.duplicates += sum(stream["duplicates"] for stream in stored.audits[host.name])
             summary.lives += host.lives
             summary.calls += host.drive.calls
-        if not cloud.deaths and cloud.accepted != stored.count:
-            raise Violation(f"the cloud said {cloud.accepted} times that it stored one, it has {stored.count}")
+        if not cloud.deaths and cloud.said["ingested"] != stored.count:
+            raise Violation(f"the cloud said {cloud.said['ingested']} times that it stored one, it has {stored.count}")
         summary.calls += cloud.drive.calls
         summary.met = self.coverage.met
         self.story.tell(f"{summary}")
