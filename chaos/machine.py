@@ -49,12 +49,6 @@ def packet_filter() -> str:
     )
 
 
-def netem() -> str:
-    """The kernel's emulator of bad networks."""
-    command = ("unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
-    return own_network() or ("" if _tries(*command) else "the kernel has no netem (module sch_netem)")
-
-
 def own_mounts() -> str:
     """A mount namespace of the suite's own, with small file systems in memory."""
     command = ("unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt")
@@ -85,7 +79,6 @@ def postgres() -> str:
 NAMED: Mapping[str, Probe] = {
     "own network": own_network,
     "packet filter": packet_filter,
-    "netem": netem,
     "own mounts": own_mounts,
     "loop disk": loop_disk,
     "fake clock": fake_clock,

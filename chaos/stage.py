@@ -316,12 +316,13 @@ async def _stored(client: httpx.AsyncClient) -> dict[Given, list[str]]:
         params["cursor"] = page["next_cursor"]
 
 
-async def run(*command: str, codes: Sequence[int] = (0,)) -> None:
-    """A command that has to end with one of `codes`; `Failed` with its own words if it does not."""
+async def run(*command: str, codes: Sequence[int] = (0,)) -> str:
+    """What a command prints that has to end with one of `codes`; `Failed` with its own words if it does not."""
     call = partial(subprocess.run, command, check=False, capture_output=True, text=True, timeout=COMMAND_S_MAX)
     done = await trio.to_thread.run_sync(call)
     if done.returncode not in codes:
         raise Failed(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()}")
+    return str(done.stdout)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A satellite's link: 600 ms each way, 64 kbit a second (loss would need the kernel's netem)."""
+"""A satellite's link: 600 ms each way, 64 kbit a second; with packets lost on top it is `lossy`."""
 
 from chaos.stage import Stage
 

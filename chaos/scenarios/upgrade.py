@@ -11,6 +11,16 @@ PAST = ROOT / "chaos" / "past"
 
 async def play(stage: Stage) -> None:
     """Every receipt that the old version gave is kept by the new one, which goes on in the same stream."""
+    leave_buffer(stage)
+    old = len(stage.books)
+    async with stage.cloud(), stage.device() as device:
+        stage.tell(f"started on a buffer and a journal with {old} predictions of the old version")
+        await stage.pass_time(5, 2)
+        await stage.finish(device)
+
+
+def leave_buffer(stage: Stage) -> None:
+    """The old version's files, and the receipts that it gave."""
     journal = stage.buffer.with_name("buffer-journal")
     journal.mkdir(mode=0o700)
     for segment in PAST.glob("*.jsonl"):
@@ -21,8 +31,3 @@ async def play(stage: Stage) -> None:
     for line in (PAST / "receipts-1.txt").read_text().splitlines():
         stream, seq, image = line.split()
         stage.books[stream, int(seq)] = image
-    old = len(stage.books)
-    async with stage.cloud(), stage.device() as device:
-        stage.tell(f"started on a buffer and a journal with {old} predictions of the old version")
-        await stage.pass_time(5, 2)
-        await stage.finish(device)
