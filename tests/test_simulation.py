@@ -33,10 +33,11 @@ def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
     assert not MUST - total.met.keys(), "what is never met proves nothing"
 
 
-def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
+@pytest.mark.parametrize("seed", [3, 31], ids=["3", "31: old devices, and a cloud that is upgraded"])
+def test_a_seed_replays_in_another_process_whatever_its_hashes_are(seed):
     def trace(hash_seed: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "chaos.simulate", "--seed", "3"],
+            [sys.executable, "-m", "chaos.simulate", "--seed", f"{seed}"],
             cwd=ROOT,
             env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
             capture_output=True,
@@ -48,8 +49,8 @@ def test_a_seed_replays_in_another_process_whatever_its_hashes_are():
         assert found, done.stdout
         return found[1]
 
-    assert trace("1") == trace("2") == run_plan(Plan.of(3)).trace
-    assert run_plan(Plan.of(8)).trace != run_plan(Plan.of(3)).trace
+    assert trace("1") == trace("2") == run_plan(Plan.of(seed)).trace
+    assert run_plan(Plan.of(8)).trace != run_plan(Plan.of(seed)).trace
 
 
 def test_shrinking_keeps_only_what_the_failure_needs():
