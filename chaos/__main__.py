@@ -5,7 +5,8 @@
     python -m chaos run all --short         # all that this machine can, in some minutes
 
 Each has a fault, a healing, a time within which everything must be home, and a verdict from the audit and from books of
-its own. Exit code 0: all passed; 1: one failed; 3: none failed, but something could not run here.
+its own. Exit code 0: all passed; 1: one failed; 3: none failed, but something could not run here; 130: interrupted, and
+everything that it had started is gone.
 """
 
 import argparse
@@ -31,8 +32,13 @@ from chaos.stage import ROOT, Failed, open_stage
 
 SECONDS_MAX = {True: 240.0, False: 1_800.0}
 """How long a scenario may take, in its short form and in full; a soak has its hours on top."""
-PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
-EXIT_CODES = {PASSED: 0, FAILED: 1, NOT_RUN: 3}
+PASSED, FAILED, NOT_RUN, INTERRUPTED = "passed", "FAILED", "not run", "interrupted"
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODES = {PASSED: 0, FAILED: 1, NOT_RUN: 3, INTERRUPTED: 130}
+
+
+class Interrupted(Failed):
+    """Somebody wants no more of it."""
 
 
 @attrs.frozen
@@ -58,7 +64,7 @@ def title(scenario: ModuleType) -> str:
 
 async def play(scenario: ModuleType, folder: Path, given: argparse.Namespace) -> str:
     """One scenario from nothing to the verdict; its figures in a line. `Failed`, also when it is interrupted."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*ENDINGS) as signals:
         async with trio.open_nursery() as nursery:
             interrupted: list[int] = []
 
@@ -74,7 +80,9 @@ async def play(scenario: ModuleType, folder: Path, given: argparse.Namespace) ->
                     await scenario.play(stage)
             nursery.cancel_scope.cancel()
         if interrupted:
-            raise Failed(f"interrupted by {signal.Signals(interrupted[0]).name}; everything that it started is gone")
+            raise Interrupted(
+                f"interrupted by {signal.Signals(interrupted[0]).name}; everything that it started is gone"
+            )
         if bound.cancelled_caught:
             raise Failed(f"not at its end within {SECONDS_MAX[given.short]:.0f} s")
     return ", ".join(f"{name} {count}" for name, count in stage.figures.items())
@@ -91,10 +99,11 @@ def perform(name: str, scenario: ModuleType, given: argparse.Namespace) -> Resul
         note = trio.run(play, scenario, folder, given)
     except* Failed as group:
         failures += leaves(group)
-    outcome = FAILED if failures else PASSED
+    interrupted = any(isinstance(failure, Interrupted) for failure in failures)
+    outcome = INTERRUPTED if interrupted else FAILED if failures else PASSED
     if failures:
         note = f"{failures[0]}"
-        print(f"FAILED: {note}\nthe files are kept in {folder}; again: {again(name, given)}", flush=True)
+        print(f"{outcome}: {note}\nthe files are kept in {folder}; again: {again(name, given)}", flush=True)
     else:
         shutil.rmtree(folder)
         print(f"passed: {note}", flush=True)
@@ -121,7 +130,11 @@ def perform_apart(name: str, scenario: ModuleType, given: argparse.Namespace) ->
     flags = [f"--{kind}" for kind in scenario.INSIDE]
     command = ["unshare", *flags, sys.executable, "-m", "chaos", "run", name, "--inside", "--seed", str(given.seed)]
     command += ["--short"] if given.short else []
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as inside:
+        usual = {number: signal.signal(number, lambda got, _: inside.send_signal(got)) for number in ENDINGS}
+        code = inside.wait()  # also when interrupted: it cleans up
+        for number, handler in usual.items():
+            signal.signal(number, handler)
     outcome = {code: name for name, code in EXIT_CODES.items()}.get(code, FAILED)
     return Result(name, outcome, time.monotonic() - began, "in namespaces of its own")
 
@@ -141,6 +154,8 @@ def run_all(names: Sequence[str], given: argparse.Namespace) -> list[Result]:
             if given.inside and "net" in scenario.INSIDE:
                 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             results.append(perform(name, scenario, given))
+        if results[-1].outcome == INTERRUPTED:
+            break
     return results
 
 
@@ -179,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
         for result in results:
             print(f"{result.name:<20} {result.outcome:<8} {result.seconds:6.1f} s  {result.note}")
     outcomes = {result.outcome for result in results}
-    return next(EXIT_CODES[outcome] for outcome in (FAILED, NOT_RUN, PASSED) if outcome in outcomes)
+    return next(EXIT_CODES[outcome] for outcome in (INTERRUPTED, FAILED, NOT_RUN, PASSED) if outcome in outcomes)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import trio
 
 from actors.ports.buffer import Buffer
 from chaos.__main__ import FAILED, NOT_RUN, Result, load, main
+from chaos.machine import lacks
 from chaos.stage import Failed, Stage, open_stage
 from tests import needs
 
@@ -113,16 +114,23 @@ def test_one_failure_among_many_is_the_exit_code(monkeypatch):
     assert main(["run", "all"]) == 1
 
 
-def test_an_interrupted_scenario_leaves_no_process_behind():
-    command = [sys.executable, "-m", "chaos", "run", "blackhole", "--seed", str(SEED)]
+@pytest.mark.parametrize(
+    ("name", "told"), [("blackhole", "nothing ever comes back"), ("sever", "every packet to the cloud is dropped")]
+)
+def test_an_interrupted_scenario_leaves_no_process_behind_and_is_the_last(name, told):
+    """`sever` runs in namespaces of its own, one process further away."""
+    if lacking := lacks(getattr(load()[name], "NEEDS", ())):
+        needs.missing(lacking)
+    command = [sys.executable, "-m", "chaos", "run", name, "flap", "--seed", str(SEED)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        line = next(line for line in running.stdout if "nothing ever comes back" in line)
+        line = next(line for line in running.stdout if told in line)
         assert line
         running.send_signal(signal.SIGINT)
         rest = running.stdout.read()
-        assert running.wait() == 1
+        assert running.wait() == 130
     assert "interrupted by SIGINT" in rest
+    assert "--- flap" not in rest
     folder = rest.split("kept in ")[1].split(";")[0]
     left = [path for path in Path("/proc").glob("[0-9]*/environ") if holds(path, folder)]
     assert not left
