@@ -66,7 +66,7 @@ class About:
 def mask(text: str) -> str:
     """`text` without the passwords in addresses and queries (cameras often carry theirs so)."""
     text = re.sub(r"(?<=://)[^\s,]*@", "***@", text)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:key|token|pass|pwd|secret|auth)[^=&\s]*=)[^&\s,']+", r"\1***", text)
+    return re.sub(r"(?i)([?&][^=&\s]*(?:key|token|pass|pwd|secret|auth)[^=&\s]*=)[^&\s,'\"]+", r"\1***", text)
 
 
 def read_text(value: object) -> str:

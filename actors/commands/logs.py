@@ -49,11 +49,11 @@ class Logs:
         structlog.configure(
             processors=[
                 self.hold_back,
-                without_secrets,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
                 last,
+                without_secrets,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
@@ -77,9 +77,6 @@ class Logs:
             structlog.get_logger().info("held_back", of=event, count=count)
 
 
-def without_secrets(_: object, __: str, event: Event) -> Event:
-    """Passwords in addresses and queries are masked, whoever logged them."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = values.mask(value)
-    return event
+def without_secrets(_: object, __: str, line: str) -> str:
+    """Passwords in addresses and queries are masked, whoever logged them: in the finished line, tracebacks included."""
+    return values.mask(line)

@@ -63,8 +63,17 @@ def test_the_level_changes_while_it_runs(logs, capsys):
 
 @pytest.mark.parametrize("text", [f"rtsp://me:{CANARY}@cam/1", f"http://cam/?token={CANARY}", f"a,rtsp://{CANARY}@x"])
 def test_secrets_in_addresses_are_masked_whoever_logs_them(logs, capsys, text):
-    structlog.get_logger().error("camera_down", source=text)
-    assert CANARY not in capsys.readouterr().err
+    log = structlog.get_logger()
+    log.error("camera_down", source=text)
+    log.error("cameras_down", sources=[text], why={"cam": (text, 1)})
+    try:
+        raise OSError(text)
+    except OSError:
+        log.exception("no_camera")
+    seen = told(capsys)
+    assert [event["event"] for event in seen] == ["camera_down", "cameras_down", "no_camera"]
+    assert CANARY not in json.dumps(seen)
+    assert "OSError" in seen[2]["exception"]
 
 
 @pytest.mark.parametrize(
