@@ -52,8 +52,7 @@ class Logs:
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
-                last,
-                without_secrets,
+                without_secrets(last),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
@@ -77,6 +76,10 @@ class Logs:
             structlog.get_logger().info("held_back", of=event, count=count)
 
 
-def without_secrets(_: object, __: str, line: str) -> str:
+def without_secrets(render: structlog.typing.Processor) -> structlog.typing.Processor:
     """Passwords in addresses and queries are masked, whoever logged them: in the finished line, tracebacks included."""
-    return values.mask(line)
+
+    def masked(logger: object, method: str, event: Event) -> str:
+        return values.mask(str(render(logger, method, event)))
+
+    return masked
