@@ -34,6 +34,9 @@ from chaos.sim.world import ENDS, Summary, run_plan
 CHUNK_SEEDS = 10
 """How many seeds a job takes at once."""
 DAY_S = 86_400.0
+PROGRESS_EVERY_S = 60.0
+FAILED_MAX = 20
+"""So many failures are enough to look at; no more seeds are begun then."""
 COVERING_SEEDS = 300
 """So many seeds must have met every fault, outcome and mode."""
 
@@ -87,36 +90,39 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def run_chunk(seeds: tuple[int, ...]) -> tuple[Summary, int | None]:
-    """Some seeds, and the first that failed."""
-    total = Summary(seeds=0)
+def run_chunk(seeds: tuple[int, ...]) -> tuple[Summary, list[int]]:
+    """Some seeds: the sum of those that held, and which failed."""
+    total, failed = Summary(seeds=0), []
     for seed in seeds:
         try:
             total.add(run_plan(Plan.of(seed)))
         except ENDS as error:
             report(Plan.of(seed), error)
-            return total, seed
+            failed.append(seed)
     gc.collect()  # a run is full of rings, and leaves them to be collected between runs: their disks are in there
-    return total, None
+    return total, failed
 
 
-def many(seeds: Iterable[int], jobs: int, until: float) -> tuple[Summary, int | None]:
-    """Seeds in several processes, begun before `until` (monotonic seconds); the sum, and the first that failed."""
+def many(seeds: Iterable[int], jobs: int, until: float) -> tuple[Summary, list[int]]:
+    """Seeds in several processes, begun before `until` (monotonic seconds); the sum, and those that failed."""
     chunks = chunked(iter(seeds))
-    total = Summary(seeds=0)
+    total, failed = Summary(seeds=0), list[int]()
+    began = told_at = time.monotonic()
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(run_chunk, chunk) for chunk in islice(chunks, 2 * jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                summary, failed = future.result()
+                summary, more = future.result()
                 total.add(summary)
-                if failed is not None:
-                    pool.shutdown(cancel_futures=True)
-                    return total, failed
-            if time.monotonic() < until:
+                failed += more
+            now = time.monotonic()
+            if now >= told_at + PROGRESS_EVERY_S:
+                told_at = now
+                print(f"{total.seeds} seeds hold, {len(failed)} failed, {now - began:.0f} s", file=sys.stderr)
+            if now < until and len(failed) < FAILED_MAX:
                 running |= {pool.submit(run_chunk, chunk) for chunk in islice(chunks, len(done))}
-    return total, None
+    return total, sorted(failed)
 
 
 def chunked(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
@@ -125,9 +131,9 @@ def chunked(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
         yield chunk
 
 
-def tell(total: Summary, real_s: float) -> dict[str, object]:
+def tell(total: Summary, failed: list[int], real_s: float) -> dict[str, object]:
     """Print the summary of many seeds; the same as figures for a file."""
-    lost = "0 lost, 0 doubled, 0 unexplained"  # anything else has ended the run before this line
+    lost = "0 lost, 0 doubled, 0 unexplained" if not failed else f"and {len(failed)} seeds FAILED: {failed}"
     times = total.virtual_s / max(total.cpu_s, 0.1)
     print(
         f"{total.seeds} seeds, {total.virtual_s / 3600:.1f} virtual hours in {real_s:.1f} s, {total.cpu_s:.1f} s of CPU"
@@ -175,8 +181,8 @@ def main() -> int:
     seeds = range(int(first), int(end)) if end else count(int(first))
     began = time.monotonic()
     total, failed = many(seeds, given.jobs, until)
-    figures = tell(total, time.monotonic() - began)
-    if failed is not None:
+    figures = tell(total, failed, time.monotonic() - began)
+    if failed:
         return 1
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -26,8 +26,8 @@ def test_nothing_accepted_is_lost_doubled_or_unexplained(capsys):
     total, failed = many(range(SEEDS), jobs=2, until=math.inf)
     with capsys.disabled():
         print()
-        tell(total, max(total.cpu_s, 0.1))
-    assert failed is None, f"replay it with: {Plan.of(failed).command()}"
+        tell(total, failed, max(total.cpu_s, 0.1))
+    assert not failed, f"replay with: {[Plan.of(seed).command() for seed in failed]}"
     assert total.seeds == SEEDS
     assert total.stored + total.explained >= total.accepted > 0
     assert not MUST - total.met.keys(), "what is never met proves nothing"
