@@ -159,7 +159,7 @@ def segments_are_deleted_before_sqlite_is_synced(patch):
 
 @bug()
 def outcome_is_dropped(patch):
-    async def silent(uplink_, settlement):
+    async def silent(uplink_, settlement, size):
         pass
 
     patch.setattr(uplink._Uplink, "_tell", silent)

@@ -9,7 +9,6 @@ from actors.commands.words import columns, count, duration, moment, size
 from actors.ports.door import NoDoor, ask_port, door
 from actors.ports.opening import NoBooks
 from actors.ports.reading import open_reading
-from actors.readiness import MODEL_MISSING
 from actors.settings import Settings
 
 Found = dict[str, Any]
@@ -119,7 +118,8 @@ def drain_of(found: Found) -> str:
 
 def no_model(found: Found) -> str:
     """What is said in the place of the model's name while there is none."""
-    return "loading" if MODEL_MISSING in found["unready"] else "none"
+    # By the words of `readiness.MODEL_MISSING`: to import that room would bring Trio along.
+    return "loading" if any(reason.startswith("the model is not loaded") for reason in found["unready"]) else "none"
 
 
 def _vision(found: Found) -> str:

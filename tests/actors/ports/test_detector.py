@@ -164,7 +164,7 @@ def test_a_model_that_is_not_there_is_refused_with_the_remedy(given, message, mo
     assert "leave MODEL_PATH unset for the built-in one" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["text.onnx", "text.pt", "text.txt", "text.engine", "net.yaml", "folder"])
+@pytest.mark.parametrize("name", ["text.onnx", "text.pt", "text.txt", "net.yaml", "folder"])
 def test_what_is_no_model_is_refused_with_its_name_and_the_remedy(name, tmp_path, config_dir):
     path = tmp_path / name
     path.mkdir() if name == "folder" else path.write_text("nc: 1\nhello, I am no model\n")
@@ -173,6 +173,16 @@ def test_what_is_no_model_is_refused_with_its_name_and_the_remedy(name, tmp_path
     assert f"MODEL_PATH {path}" in str(caught.value)
     assert "give the path of a trained model's file" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_format_whose_package_is_not_there_is_refused_with_its_name(tmp_path, config_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    path = tmp_path / "text.engine"
+    path.write_text("hello, I am no model\n")
+    with pytest.raises(DetectorError) as caught:
+        UltralyticsDetector(path, config_dir=config_dir).load()
+    assert f"MODEL_PATH {path}" in str(caught.value)
+    assert str(caught.value).endswith("nothing is installed by itself: pip install tensorrt")
 
 
 @pytest.mark.parametrize("kept", [0, 1000, 400_000])
