@@ -65,6 +65,8 @@ def replay(
             quarantine.take_whole(seen.path)
         else:
             ours.append(seen)
+    if any(seen.records for seen in ours):
+        buffer.checkpoint()  # what earlier starts that were killed left in the log would come on top
     # A replay that was killed may have told of its holes, and inserted nothing yet: they are no sign of what was.
     in_buffer = buffer.highest_seq(without=BAD_SECTOR)
     last_seq = max([buffer.highest_seq(), *(seen.last_seq for seen in ours)])

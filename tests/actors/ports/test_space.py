@@ -218,3 +218,18 @@ def test_one_large_outcome_stays_below_the_cap(world, fate):
     assert on_disk(world) <= 4 << 20
     assert store.failed_count == (len(page) if fate is Fate.QUARANTINED else 0)
     store.close()
+
+
+def test_a_start_that_replays_empties_the_log_of_the_life_before_first(world):
+    """Else the rows that it inserts would come on top, with every start that is killed."""
+    log = "buffer.db-wal"
+    store = world.open()
+    store.accept(entries(1_000, size=300))
+    world.now += 60
+    store.tidy()
+    store.accept(entries(10, size=300))
+    assert (world.folder / log).stat().st_size > 300_000
+    store = world.kill(store)
+    assert store.recovered.predictions == 10
+    assert (world.folder / log).stat().st_size < 100_000
+    store.close()
