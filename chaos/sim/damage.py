@@ -31,11 +31,13 @@ def flip_segment(drive: Drive, books: Books, rng: random.Random) -> str:
     if not data:
         return ""
     at = rng.randrange(len(data))
-    stream = _stream_of(data) or (books.streams[-1] if books.streams else "")
+    stream = _stream_of(data)
+    if books.streams and stream not in books.streams:  # an earlier bit has hit the header
+        stream = books.streams[-1]
     start = data.rfind(b"\n", 0, at) + 1
     lines = data[start:].split(b"\n")[: 2 if data[at : at + 1] == b"\n" else 1]
     hit = [int(found[1]) for line in lines if (found := _SEQ.match(line))]
-    books.damaged.update((stream, seq) for seq in hit)
+    books.damaged.update((stream or "", seq) for seq in hit)
     drive.flip(path.relative_to(drive.folder).as_posix(), at, rng.randrange(8))
     return f"a bit flips in {path.name} at {at}: numbers {hit}"
 
@@ -72,7 +74,7 @@ def _rows_in(path: Path) -> dict[Number, tuple[object, ...]] | None:
 
     The checksum of the payload comes last. None where it can't be read, or is not what SQLite would have written.
     """
-    with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, TypeError):
+    with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, TypeError, UnicodeDecodeError):
         connection.text_factory = bytes
         if connection.execute("PRAGMA integrity_check").fetchall() != [(b"ok",)]:
             return None
