@@ -161,16 +161,15 @@ class _Calls:
             drive.note(life, "u", inside)
 
     def rename(self, source: Any, target: Any, **named: Any) -> None:
-        found = self._find(source)
+        found, there = self._find(source), self._find(target)
         if found is not None:
+            assert there is not None
             drive, inside = found
             life = drive.life
             drive.take_in(drive.folder / inside, inside)
             drive.ask("r", inside)
         self.usual.rename(source, target, **named)
-        if found is not None:
-            there = self._find(target)
-            assert there is not None
+        if found is not None and there is not None:
             drive.note(life, "r", inside, 0, there[1].encode())
 
     def mkdir(self, path: Any, *more: Any, **named: Any) -> None:
