@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(results) > 1:
         print()
         for result in results:
-            print(f"{result.name:<20} {result.outcome:<8} {result.seconds:6.1f} s  {result.note}")
+            print(f"{result.name:<20} {result.outcome:<11} {result.seconds:6.1f} s  {result.note}")
     outcomes = {result.outcome for result in results}
     return next(EXIT_CODES[outcome] for outcome in (INTERRUPTED, FAILED, NOT_RUN, PASSED) if outcome in outcomes)
 
