@@ -286,6 +286,8 @@ class _Desk:
                     self.full = False
                 if not self.full:
                     self.in_trouble("")
+                if await self.disk.do(Store.losses):  # to be told, also where nothing is pending to go with it
+                    self.nudge()
                 seen = await self.disk.do(Store.books)
                 if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:
                     log.warning("set_aside_dropped", copies=gone, kept_bytes=seen.set_aside_bytes, reason="room")

@@ -12,11 +12,15 @@ import trio
 
 from actors.audit import compare
 from actors.ports.account import read_account
+from actors.ports.buffer import Buffer
 from actors.ports.chores import DISCARDED
 from actors.ports.replay import BAD_SECTOR
+from actors.ports.sqlite import BufferDamaged
+from actors.seqs import Seqs
 from actors.settings import WhenFull
 from actors.streams import OTHER_STREAM
 from actors.tasks import Task, TaskKind
+from cloud.wire import LOSSES_MAX
 from tests.world import DEVICE, World, open_world, prediction, predictions
 
 Gaps = list[tuple[int, int, str | None]]
@@ -147,3 +151,48 @@ async def test_a_loss_is_told_again_until_the_cloud_has_confirmed_it(world: Worl
         assert world.wire.posts_to_lose == 0
         assert len(world.wire.posts) == 1
     assert await gaps(world) == [(1, 3, DISCARDED)]
+
+
+async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
+    world: World, autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """What the cloud refused turns out to be damaged while a live batch's outcome is written down: no drain follows."""
+    mark_sent = Buffer.mark_sent
+
+    def meet_damage(self: Buffer, seqs: Seqs, now: float) -> int:
+        monkeypatch.setattr(Buffer, "mark_sent", mark_sent)
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute("UPDATE prediction_buffer SET retry_count = 'x' WHERE id IN (2, 3)")
+        raise BufferDamaged("database disk image is malformed")
+
+    world.wire.up = False
+    async with world.device() as device:
+        await device.log_many(predictions(5))
+    with closing(sqlite3.connect(world.folder / "buffer.db")) as db, db:
+        db.execute("UPDATE prediction_buffer SET status = 'failed', last_error = 'refused'")
+    world.wire.up = True
+    async with world.device() as device:
+        await trio.sleep(60)
+        monkeypatch.setattr(Buffer, "mark_sent", meet_damage)
+        await device.log_many(predictions(32))
+        await all_home(device)
+        assert (device.status()["damaged"], device.status()["failed"]) == (2, 3)
+        with closing(sqlite3.connect(world.folder / "buffer.db")) as db:
+            told = "SELECT from_seq, to_seq, confirmed_at IS NOT NULL FROM buffer_losses"
+            assert db.execute(told).fetchall() == [(2, 3, 1)], "the cloud was told while the device runs"
+
+
+async def test_more_losses_than_one_post_carries_are_all_told_though_nothing_is_pending(
+    world: World, autojump_clock: trio.abc.Clock
+):
+    losses = 2 * LOSSES_MAX + 1
+    world.wire.up = False
+    async with world.device() as device:
+        await device.log_many(predictions(2 * losses))
+        await trio.sleep(60)
+        odd = tuple((seq, seq) for seq in range(1, 2 * losses, 2))
+        assert (await device.perform(Task(kind=TaskKind.DISCARD, spans=odd))).changed == losses
+        world.wire.up = True
+        await all_home(device)
+        with closing(sqlite3.connect(world.folder / "buffer.db")) as db:
+            assert db.execute("SELECT count(*) FROM buffer_losses WHERE confirmed_at IS NULL").fetchone() == (0,)

@@ -96,6 +96,22 @@ async def test_a_loss_is_allowed_only_for_the_reasons_that_a_scenario_names(stag
         assert stage.figures["explained"] == 1
 
 
+async def test_a_device_is_not_stopped_before_it_has_told_what_it_lost(stage):
+    """Nothing is pending, so it has nothing to drain; what became of it all is yet to be told."""
+    async with stage.cloud():
+        stage.proxy.sever()
+        async with stage.device() as device:
+            await device.says(lambda line: line.count(" ") == 2, 30.0)
+            await device.end()
+        buffer = Buffer(stage.buffer)
+        assert buffer.evict(10_000, "evicted", time.time())
+        buffer.close()
+        stage.proxy.heal()
+        async with stage.device(tasks=0) as device:
+            await stage.finish(device, lost_allowed=("evicted",))
+        assert stage.figures["explained"] == stage.figures["receipts"]
+
+
 async def test_a_scenario_without_a_receipt_has_tried_nothing(stage):
     async with stage.cloud():
         with pytest.raises(Failed, match="nothing was tried"):
