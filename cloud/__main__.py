@@ -5,16 +5,12 @@ object a line. Exit codes: 0 stopped by a signal, 1 the database or the port can
 """
 
 import signal
-import socket
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import NoReturn
 
 import click
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio import serve
 
 from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
@@ -22,6 +18,7 @@ from cloud.logs import log_to_stderr
 from cloud.service import create_app
 from cloud.settings import BIND, DATABASE, Settings, SettingsWrong, own_names, read_settings
 from cloud.store import open_store
+from hosting import Hosting, serve
 
 GRACE_S = 5.0
 """How long requests under way may take to finish once a signal has come."""
@@ -71,30 +68,10 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield exc
 
 
-class _Hosting(Config):
-    """Hypercorn's configuration, with sockets that give up on a client that no longer reads.
-
-    Hypercorn sends behind a shield without a deadline: such a client would hold its request, and a stop, for ever.
-    """
-
-    def create_sockets(self) -> Sockets:
-        """The listening sockets; what they accept inherits the option."""
-        sockets = super().create_sockets()
-        for listening in (*sockets.insecure_sockets, *sockets.secure_sockets):
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it.
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_S_MAX * 1_000)
-        return sockets
-
-
-def hosting(bind: str) -> Config:
-    """How hypercorn hosts the service: what it bounds before the app is asked."""
-    config = _Hosting()
-    config.bind = [bind]
-    config.graceful_timeout = GRACE_S
-    config.keep_alive_timeout = KEEP_ALIVE_S
+def hosting(bind: str) -> Hosting:
+    """How the service is hosted: what is bounded before the app is asked."""
+    config = Hosting(bind, grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S, stalled_s=STALLED_S_MAX)
     config.h11_max_incomplete_size = HEADERS_BYTES_MAX
-    config.include_server_header = False
-    config.loglevel = "WARNING"
     return config
 
 
@@ -109,7 +86,7 @@ async def run(settings: Settings) -> None:
             await nursery.start(_watch_signals, stop, nursery.cancel_scope)
             nursery.start_soon(settings.keyring.watch)
             async with trio.open_nursery() as serving:
-                binds = await serving.start(partial(serve, app, config, shutdown_trigger=stop.wait))
+                binds = await serving.start(serve, app, config, stop)
                 keys = "keys needed" if settings.keyring.current else "no keys: loopback only"
                 url = binds[0]
                 where = f"holdfast cloud on {url} (database {settings.database}, {keys})"

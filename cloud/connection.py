@@ -1,9 +1,4 @@
-"""One HTTP exchange: its end is always told to the server, and what it came to is told to the log and the metrics.
-
-When an answer's last piece is sent, the server reports the client's side as closed before it has put the connection
-back to idle, and quart-trio then cancels the very task that is still sending. Hypercorn's idle timer would never start:
-idle connections would stay for ever, and hold up every shutdown. So the last piece is sent behind a shield.
-"""
+"""One HTTP exchange: what it came to is told to the log and the metrics."""
 
 import re
 import secrets
@@ -14,12 +9,12 @@ import attrs
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart.wrappers import Request
-from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from quart_trio.asgi import TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioRequest
 
+import hosting
 from cloud.keys import Key
 
-LAST_PIECE_S_MAX = 10.0
 CLIENT_GONE = 499
 """The status in log and metrics where the client left before the answer (nginx's number)."""
 OBSERVER = "holdfast_observer"
@@ -70,34 +65,28 @@ class NoWebsocket(TrioASGIWebsocketConnection):
         await send({"type": "websocket.close", "code": 1000, "reason": None})
 
 
-class Exchange(TrioASGIHTTPConnection):
-    """quart-trio's exchange with a last piece that can't be cut off, and an observer (`app.extensions[OBSERVER]`)."""
+class Exchange(hosting.Exchange):
+    """An exchange with an observer (`app.extensions[OBSERVER]`)."""
 
-    async def handle_request(  # type: ignore[override]  # quart-trio adds the nursery, too
+    async def handle_request(  # type: ignore[override]  # quart-trio adds the nursery
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
     ) -> None:
-        """Answer `request`; the last send may take `LAST_PIECE_S_MAX` whatever is cancelled around it."""
+        """Answer `request`, and tell the observer what it came to."""
         assert isinstance(request, CloudRequest)
         began = trio.current_time()
         status = CLIENT_GONE
         bytes_sent = 0
 
-        async def send_whole(event: ASGISendEvent) -> None:
+        async def send_counted(event: ASGISendEvent) -> None:
             nonlocal status, bytes_sent
             if event["type"] == "http.response.start":
                 status = event["status"]
-            if event["type"] != "http.response.body":
-                await send(event)
-                return
-            bytes_sent += len(event["body"])
-            if event.get("more_body", False):
-                await send(event)
-            else:
-                with trio.move_on_after(LAST_PIECE_S_MAX, shield=True):
-                    await send(event)
+            elif event["type"] == "http.response.body":
+                bytes_sent += len(event["body"])
+            await send(event)
 
         try:
-            await super().handle_request(nursery, request, send_whole)
+            await super().handle_request(nursery, request, send_counted)
         except AnswerBroken:
             nursery.cancel_scope.cancel()
         finally:

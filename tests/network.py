@@ -1,4 +1,4 @@
-"""Real HTTP without sockets, under a virtual clock: httpx, httpcore, memory streams, hypercorn, an ASGI app.
+"""Real HTTP without sockets, under a virtual clock: httpx, httpcore, memory streams, our hosting, an ASGI app.
 
     async with trio.open_nursery() as nursery:
         network = Network(nursery, app)
@@ -20,11 +20,10 @@ import httpcore
 import httpx
 import trio
 import trio.testing
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 from trio.testing import MemoryReceiveStream, MemorySendStream
+
+from hosting import Host
 
 Pair = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
@@ -39,6 +38,13 @@ class _Peer:
 
     def getpeername(self) -> tuple[str, int]:
         return "10.0.0.2", 1234
+
+
+def socketed_pair() -> tuple[Pair, Any]:
+    """A client's end, and a server's that hosting takes for a socket's."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    theirs.socket = _Peer()  # type: ignore[attr-defined]
+    return ours, theirs
 
 
 class _Stream(httpcore.AsyncNetworkStream):
@@ -78,9 +84,9 @@ class Network(httpcore.AsyncNetworkBackend):
 
     def __init__(self, nursery: trio.Nursery, app: Any, config: Config | None = None) -> None:
         self._nursery = nursery
-        self._app = app
-        self._config = config or Config()
-        self._config.errorlog = None
+        config = config or Config()
+        config.errorlog = None
+        self._host = Host(app, config)
         self._open: list[tuple[_Stream, Pair, Pair]] = []
         self.up = True
         self.swallows = False
@@ -101,7 +107,7 @@ class Network(httpcore.AsyncNetworkBackend):
             await trio.sleep_forever()
         if not self.up:
             raise httpcore.ConnectError("connection refused")
-        ours, theirs = trio.testing.memory_stream_pair()
+        ours, theirs = socketed_pair()
         stream = _Stream(ours)
 
         tell_the_end = theirs.send_stream.close_hook
@@ -112,11 +118,8 @@ class Network(httpcore.AsyncNetworkBackend):
             tell_the_end()
 
         theirs.send_stream.close_hook = hang_up
-        theirs.socket = _Peer()  # type: ignore[attr-defined]
-        context = WorkerContext(None)
-        server = TCPServer(ASGIWrapper(self._app), self._config, context, {}, theirs)  # type: ignore[arg-type]
         self._open.append((stream, ours, theirs))
-        self._nursery.start_soon(server.run)
+        self._nursery.start_soon(self._host.handle, theirs)
         return stream
 
     async def sleep(self, seconds: float) -> None:

@@ -13,10 +13,11 @@ import attrs
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUNTIME = ("actors", "cloud", "chaos", "app.py")
+RUNTIME = ("actors", "cloud", "chaos", "app.py", "hosting.py")
 FOLDERS = ("actors", "cloud", "chaos", "tools", "bench", "tests", "docs", "deploy", "examples")
 ROOT_FILES = (
     "app.py",
+    "hosting.py",
     "pyproject.toml",
     "README.md",
     "CHANGELOG.md",
@@ -53,7 +54,17 @@ OF_WHAT_IS_SEEN = ("alerts", "dropping", "readiness", "status")
 """Pure too: what the monitor makes of the state cells."""
 PARTS_OF_INFERENCE = ("eye", "gathering", "watching", "settling")
 """One actor in several files."""
-PORT_LIBRARIES = ("httpx", "httpcore", "sqlite3", "sqlite_utils", "cv2", "ultralytics", "onnxruntime", "numpy")
+PORT_LIBRARIES = (
+    "httpx",
+    "httpcore",
+    "sqlite3",
+    "sqlite_utils",
+    "cv2",
+    "ultralytics",
+    "onnxruntime",
+    "numpy",
+    "hosting",
+)
 CLOCKS = ("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.sleep", "datetime.datetime.now")
 UNPICKLERS = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
 CODE_MAKERS = ("eval", "exec", "compile", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput")
@@ -146,6 +157,11 @@ def the_cloud_never_imports_the_device(page: Page) -> Complaints:
         yield from (name for name in page.imports if within(name, "actors", "app"))
 
 
+def hosting_serves_both_and_knows_neither(page: Page) -> Complaints:
+    if page.path == "hosting.py":
+        yield from (name for name in page.imports if within(name, "actors", "app", "chaos", "cloud"))
+
+
 def the_device_knows_only_the_wire_of_the_cloud(page: Page) -> Complaints:
     if page.is_in("actors"):
         yield from (name for name in page.imports if within(name, "cloud") and not within(name, "cloud.wire"))
@@ -215,6 +231,7 @@ OF_CODE: tuple[Rule, ...] = (
     only_ports_touch_the_world,
     ports_never_import_actors,
     the_cloud_never_imports_the_device,
+    hosting_serves_both_and_knows_neither,
     the_device_knows_only_the_wire_of_the_cloud,
     what_runs_never_imports_what_tests_it,
     trio_is_the_only_loop,
@@ -267,6 +284,7 @@ BREAKS: list[tuple[Rule, str, str]] = [
     (ports_never_import_actors, "actors/ports/client.py", "from actors.uplink import run"),
     (ports_never_import_actors, "actors/ports/client.py", "from .. import uplink"),
     (the_cloud_never_imports_the_device, "cloud/ledger/sqlite.py", "from actors.messages import Books"),
+    (hosting_serves_both_and_knows_neither, "hosting.py", "from cloud.connection import Exchange"),
     (the_device_knows_only_the_wire_of_the_cloud, "actors/ports/client.py", "from cloud.service import create_app"),
     (the_device_knows_only_the_wire_of_the_cloud, "actors/uplink.py", "import cloud"),
     (what_runs_never_imports_what_tests_it, "actors/uplink.py", "from chaos.proxy import Proxy"),

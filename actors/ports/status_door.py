@@ -1,22 +1,21 @@
 """The device's own endpoints on STATUS_BIND: is it alive, is it ready, what is it doing, and a page that shows it."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import attrs
 import msgspec
 import structlog
 import trio
-from hypercorn.trio import serve as hypercorn_serve
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.ports import metrics
-from actors.ports.hosting import Exchange, Hosting
 from actors.ports.prediction_door import Log, Refused, Turnstile, add_predictions, check_local
 from actors.status import Status
+from hosting import Exchange, Hosting
+from hosting import serve as host
 
 GRACE_S = 1.0
 """How long requests under way may take once the device stops."""
@@ -134,16 +133,10 @@ async def serve(
 
     A port that can't be had is told; the device goes on.
     """
-    config = Hosting(STALLED_S_MAX)
-    config.bind = [bind]
-    config.graceful_timeout = GRACE_S
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.include_server_header = False
-    config.loglevel = "WARNING"
-    run = partial(hypercorn_serve, create_status_app(window), config, shutdown_trigger=stopping.wait)
+    config = Hosting(bind, grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S, stalled_s=STALLED_S_MAX)
     try:
         async with trio.open_nursery() as nursery:
-            binds = await nursery.start(run)
+            binds = await nursery.start(host, create_status_app(window), config, stopping)
             log.info("status_endpoint", url=f"{binds[0]}/status")
             task_status.started(binds[0])
     except* OSError as group:

@@ -4,7 +4,7 @@ FROM python:3.12-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/holdfast
-COPY pyproject.toml README.md LICENSE app.py ./
+COPY pyproject.toml README.md LICENSE app.py hosting.py ./
 COPY actors ./actors
 COPY cloud ./cloud
 COPY chaos ./chaos

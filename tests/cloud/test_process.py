@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cloud.__main__ import KEEP_ALIVE_S
 from tests.cloud.world import envelope, payload
 
 pytestmark = pytest.mark.process
@@ -114,6 +115,28 @@ def test_a_stop_in_the_middle_of_the_load_loses_nothing_that_was_acknowledged(tm
         stored = {seq for (seq,) in db.execute("SELECT seq FROM predictions")}
     assert len(acknowledged) > 300
     assert set(acknowledged) <= stored
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux: it counts another process's sockets")
+def test_a_connection_that_its_client_has_closed_keeps_no_file_handle(tmp_path):
+    """When exactly it ends is timed in tests/test_hosting.py; this is the operating system's own account."""
+
+    def sockets_of(process) -> int:
+        found = 0
+        for handle in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # Closed since it was listed.
+                found += handle.readlink().name.startswith("socket:")
+        return found
+
+    with cloud(tmp_path / "cloud.db") as (process, url):
+        before = sockets_of(process)
+        for _ in range(20):
+            with httpx.Client(base_url=url, timeout=60) as client:
+                assert client.get("/stats").status_code == 200
+        give_up_at = time.monotonic() + KEEP_ALIVE_S - 15
+        while sockets_of(process) > before:
+            assert time.monotonic() < give_up_at, "kept until the idle timer ends"
+            time.sleep(0.05)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux: it cuts off who takes nothing")
