@@ -18,7 +18,7 @@ import sqlite_utils
 
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
-from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
+from actors.ports.schema import MIGRATIONS, is_tombstone, stream_as_written
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
@@ -94,14 +94,21 @@ class Buffer:
             database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
 
     def stream(self) -> str | None:
-        """The stream that this buffer is the life of; None in a new one."""
+        """The stream that this buffer is the life of; None in a new one. One flipped bit is put right."""
         with named_errors():
-            row = self._connection.execute("SELECT stream_id, stream_crc32c FROM buffer_metadata").fetchone()
+            row = self._connection.execute(
+                "SELECT CAST(stream_id AS BLOB), stream_crc32c FROM buffer_metadata"
+            ).fetchone()
         if row is None:
             return None
-        if not is_stream(*row):
+        written = stream_as_written(*row)
+        if written is None:
             raise BufferDamaged(f"{self.path}: the stream's name is damaged: {row[0]!r}")
-        return str(row[0])
+        right = (written.encode(), google_crc32c.value(written.encode()))
+        if right != row:
+            with self._transaction() as connection:
+                connection.execute("UPDATE buffer_metadata SET stream_id = ?, stream_crc32c = ?", (written, right[1]))
+        return written
 
     def begin_stream(self, stream_id: str, device_id: str, now: float) -> None:
         """Give a new buffer its stream."""

@@ -18,7 +18,7 @@ from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
 from actors.ports.replay import BAD_SECTOR
 from actors.ports.rows import Row, rows_of
-from actors.ports.schema import is_stream, is_tombstone
+from actors.ports.schema import is_tombstone, stream_as_written
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Span
 
@@ -207,9 +207,11 @@ def _read_books(path: Path) -> Salvage:
     owed: list[Span] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
         with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-            row = connection.execute("SELECT stream_id, stream_crc32c, last_seq FROM buffer_metadata").fetchone()
-            if row and is_stream(*row[:2]) and isinstance(row[2], int):
-                stream_id, last_seq = row[0], row[2]
+            row = connection.execute(
+                "SELECT CAST(stream_id AS BLOB), stream_crc32c, last_seq FROM buffer_metadata"
+            ).fetchone()
+            if row and (written := stream_as_written(*row[:2])) and isinstance(row[2], int):
+                stream_id, last_seq = written, row[2]
         with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             losses = connection.execute(
                 "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
