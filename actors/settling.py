@@ -1,6 +1,7 @@
 """Between reading and the disk: the freshest frame of a camera, and the files whose receipts are awaited."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
 import attrs
 import trio
@@ -15,6 +16,8 @@ from actors.reply import Reply
 UNSETTLED_MAX = 128
 """Frames of one source that may wait for their receipts, two groups' worth: one gathers while the other is written. So
 many at most are seen again after a crash, and none of those is durable twice."""
+ALONG_WITHIN_S = 0.25
+"""How long receipts may wait for the source's next read, which takes them along."""
 
 
 @attrs.define(eq=False)
@@ -55,8 +58,14 @@ class Ledger:
     source: Resumable
     lane: RunSync
     _open: deque[tuple[Mark, Reply[tuple[Receipt, ...]]]] = attrs.field(factory=deque, init=False)
+    _due: list[tuple[Mark, tuple[Receipt, ...]]] = attrs.field(factory=list, init=False)
+    """Those that have their receipts, and of which the source was not told."""
+    _telling: bool = attrs.field(default=False, init=False)
+    _ending: bool = attrs.field(default=False, init=False)
     _room: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(UNSETTLED_MAX), init=False)
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _enough: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Nobody reads, or a read has taken along what was due."""
     _empty: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def expect(self, mark: Mark) -> Reply[tuple[Receipt, ...]]:
@@ -64,36 +73,66 @@ class Ledger:
         try:
             self._room.acquire_nowait()  # there mostly is room, and a turn of the loop for every frame adds up
         except trio.WouldBlock:
+            self._enough.set()
             await self._room.acquire()
         reply: Reply[tuple[Receipt, ...]] = Reply()  # an alias that is called costs more than the reply
         self._open.append((mark, reply))
         self._news.set()
         return reply
 
+    def next_read(self) -> Callable[[], Frame | None]:
+        """The source's `read`, which on its way tells the source what is due: a trip to its thread less for a group."""
+        if not self._due:
+            return self.source.read
+        due = self._take()
+
+        def read() -> Frame | None:
+            self._tell(due)
+            return self.source.read()
+
+        return read
+
     async def settled(self) -> None:
-        """All frames that were expected have their receipts, and the durable ones are noted."""
-        while self._open:
+        """All frames that were expected have their receipts, and the durable ones are noted. Nothing is read since."""
+        self._ending = True
+        self._enough.set()
+        while self._open or self._due or self._telling:
             self._empty = trio.Event()
             await self._empty.wait()
 
     async def run(self) -> None:
-        """Note receipts, several in one stroke where several came. Runs until cancelled."""
+        """Collect receipts, and tell the source of those that no read takes along. Runs until cancelled."""
         while True:
             if not self._open:
                 self._empty.set()
                 self._news = trio.Event()
                 await self._news.wait()
-            ready = [await self._open[0][1].wait()]
-            while len(ready) < len(self._open) and self._open[len(ready)][1].given:
-                ready.append(self._open[len(ready)][1].answer)
-            settled = [(mark, receipts) for (mark, _), receipts in zip(self._open, ready, strict=False)]
-            durable = [mark for mark, receipts in settled if _durable(receipts)]
-            passed = [mark for mark, receipts in settled if not receipts]
-            if durable or passed:
-                await self.lane(self.source.accepted, durable, passed)
-            for _ in ready:
-                self._open.popleft()
-                self._room.release()
+            await self._open[0][1].wait()
+            while self._open and self._open[0][1].given:
+                mark, reply = self._open.popleft()
+                self._due.append((mark, reply.answer))
+            if not (self._ending or self._room.statistics().tasks_waiting):
+                self._enough = trio.Event()
+                with trio.move_on_after(ALONG_WITHIN_S):
+                    await self._enough.wait()
+            if self._due:
+                self._telling = True
+                await self.lane(self._tell, self._take())
+                self._telling = False
+
+    def _take(self) -> list[tuple[Mark, tuple[Receipt, ...]]]:
+        """What is due, in the hands of a call that tells it before another frame can come of the same lane."""
+        due, self._due = self._due, []
+        for _ in due:
+            self._room.release()
+        self._enough.set()
+        return due
+
+    def _tell(self, due: Sequence[tuple[Mark, tuple[Receipt, ...]]]) -> None:
+        durable = [mark for mark, receipts in due if _durable(receipts)]
+        passed = [mark for mark, receipts in due if not receipts]
+        if durable or passed:
+            self.source.accepted(durable, passed)
 
 
 def _durable(receipts: tuple[Receipt, ...]) -> bool:

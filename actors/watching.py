@@ -122,7 +122,7 @@ class Watch:
         while not await self._stopped_before(due):
             due = max(due + self.source.period_s, trio.current_time())
             try:
-                frame = await self._read()
+                frame = await self._read(self.source.read if ledger is None else ledger.next_read())
             except NoFrameYet:
                 self._mark_up()
                 due = trio.current_time() + IDLE_S
@@ -159,7 +159,7 @@ class Watch:
             while not await self._stopped_before(due):
                 due = max(due + self.source.period_s, trio.current_time())
                 try:
-                    frame = await self._read()
+                    frame = await self._read(self.source.read)
                 except NoFrameYet:
                     due = trio.current_time() + IDLE_S
                     continue
@@ -177,10 +177,10 @@ class Watch:
 
     # --- both
 
-    async def _read(self) -> Frame | FrameUnreadable | None:
+    async def _read(self, read: Callable[[], Frame | None]) -> Frame | FrameUnreadable | None:
         """The next frame, or why it can't be read; `SourceDown` when too many can't."""
         try:
-            frame = await self._call(self.source.read)
+            frame = await self._call(read)
         except FrameUnreadable as exc:
             self._turn_away(exc.path, exc.reason)
             self._garbage += 1

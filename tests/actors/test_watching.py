@@ -1,4 +1,4 @@
-"""Sources under way, on a virtual clock: fresh frames, stuck cameras, garbage, receipts, batches, another model."""
+"""Sources under way, on a virtual clock: fresh frames, stuck cameras, garbage, batches, another model."""
 
 import random
 from functools import partial
@@ -7,18 +7,16 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 from trio_util import AsyncValue
 
 from actors import inference
 from actors.eye import BATCH_MAX, Eye, check_classes, predict_of
 from actors.gathering import Gathering
-from actors.messages import Accept, Receipt, Unread, Vision
-from actors.ports.cursors import Mark
+from actors.messages import Accept, Unread, Vision
 from actors.ports.detector import DetectorError, Sight
 from actors.ports.frames import Frame, FrameUnreadable, NoFrameYet, SourceDown
 from actors.ports.lane import RunSync, leaving_lane, run_inline
-from actors.watching import GARBAGE_IN_A_ROW_MAX, IDLE_S, SETTLE_S, UNREADABLE_SHOWN_MAX, listed
+from actors.watching import GARBAGE_IN_A_ROW_MAX, IDLE_S, UNREADABLE_SHOWN_MAX, listed
 from cloud.wire import Detection
 from tests.actors.test_inference import BLANK, SCRATCH, FakeDetector, FakeSource, Rig, wall
 
@@ -225,93 +223,7 @@ async def test_the_list_says_why_each_image_could_not_be_read_or_judged(autojump
     world.stop()
 
 
-# --- receipts
-
-
-@attrs.define(eq=False)
-class Belt(FakeSource):
-    """Files that want to know what is durable."""
-
-    durable: list[str] = attrs.field(factory=list)
-    passed: list[str] = attrs.field(factory=list)
-    strokes: int = 0
-
-    def read(self):
-        frame = super().read()
-        return frame and attrs.evolve(frame, mark=Mark(frame.image_id, (1,)))
-
-    def accepted(self, marks, passed=()) -> None:
-        self.strokes += 1
-        self.durable += [mark.key for mark in marks]
-        self.passed += [mark.key for mark in passed]
-
-
-def give(accept: Accept, receipt: Receipt) -> None:
-    assert accept.reply is not None, "the receipt is awaited"
-    accept.reply.put((receipt,))
-
-
-async def answer(world, *receipts: Receipt | None) -> None:
-    """Take so many accepts; answer those that have a receipt here."""
-    for receipt in receipts:
-        accept = await world.accepted.receive()
-        if receipt is not None:
-            give(accept, receipt)
-
-
-DURABLE = Receipt("s", 1, durable=True)
-
-
-async def test_a_frame_is_noted_only_after_its_receipt_and_the_source_does_not_end_before(autojump_clock, nursery):
-    belt = Belt("belt", [1, 2, None])
-    world = World(belt)
-    nursery.start_soon(world.run)
-    first, second = await world.accepted.receive(), await world.accepted.receive()
-    await trio.sleep(5)
-    assert (belt.durable, world.vision.value.finished) == ([], False)
-    give(second, DURABLE)
-    await wait_all_tasks_blocked()
-    assert belt.durable == [], "in the order of reading"
-    give(first, DURABLE)
-    await world.vision.wait_value(lambda vision: vision.finished)
-    assert belt.durable == ["belt/1", "belt/2"]
-    assert belt.strokes == 1, "several in one stroke"
-    world.stop()
-
-
-@pytest.mark.parametrize(
-    "receipt", [Receipt("s", None, durable=False), Receipt("s", None, durable=False, accepted=False)]
-)
-async def test_what_is_not_durable_is_not_noted(autojump_clock, nursery, receipt):
-    belt = Belt("belt", [1, 2, None])
-    world = World(belt)
-    nursery.start_soon(world.run)
-    await answer(world, receipt, DURABLE)
-    await world.vision.wait_value(lambda vision: vision.finished)
-    assert belt.durable == ["belt/2"]
-    world.stop()
-
-
-async def test_a_frame_that_the_model_fails_on_is_passed_and_not_called_durable(autojump_clock, nursery):
-    belt = Belt("belt", [1, 2, None])
-    world = World(belt, detector=FakeDetector(fails=[0]))
-    nursery.start_soon(world.run)
-    await answer(world, DURABLE)
-    await world.vision.wait_value(lambda vision: vision.finished)
-    assert (belt.durable, belt.passed) == (["belt/2"], ["belt/1"])
-    world.stop()
-
-
-async def test_an_end_waits_for_receipts_but_not_for_ever(autojump_clock):
-    belt = Belt("belt", list(range(1000)), period_s=1.0)
-    world = World(belt)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.run)
-        await trio.sleep(1.5)
-        give(await world.accepted.receive(), DURABLE)
-        world.stop()
-    assert trio.current_time() == 1.5 + SETTLE_S
-    assert belt.durable == ["belt/0"]
+# --- folders
 
 
 async def test_a_watched_source_with_nothing_new_is_asked_again_after_a_pause(autojump_clock, nursery):
