@@ -1,5 +1,5 @@
-"""TorchScript files and OpenVINO folders are models like an ONNX file: the same known answer comes back as the same
-boxes.
+"""TorchScript files, OpenVINO and NCNN folders are models like an ONNX file: the same known answer comes back as the
+same boxes.
 """
 
 import importlib
@@ -7,6 +7,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -54,16 +55,37 @@ def write_script(path: Path) -> Path:
     return path
 
 
-def write_openvino(graph: Path, folder: Path) -> Path:
-    """An ONNX file's graph as the folder that an OpenVINO export makes. Its facts are YAML, of which JSON is a part."""
+def package(name: str) -> ModuleType:
+    """A runtime that the development group brings."""
     try:
-        openvino = importlib.import_module("openvino")
+        return importlib.import_module(name)
     except ModuleNotFoundError:
-        needs.missing("'openvino' is not installed: pip install openvino")
-    folder.mkdir()
-    openvino.save_model(openvino.convert_model(graph), folder / "known.xml")
-    (folder / "metadata.yaml").write_text(json.dumps(FACTS))
-    return folder
+        needs.missing(f"'{name}' is not installed: pip install {name}")
+
+
+def write_openvino(folder: Path) -> None:
+    """The graph of an ONNX file, converted."""
+    openvino = package("openvino")
+    openvino.save_model(openvino.convert_model(write_model(folder / "known.onnx", ROWS)), folder / "known.xml")
+
+
+NCNN_GRAPH = """7767517
+5 5
+Input image 0 1 in0
+Reduction mean 1 1 in0 mean 0=3 1=1 2=1.0
+BinaryOp nothing 1 1 mean nothing 0=2 1=1 2=0.0
+MemoryData known 0 1 known 0=6 1=300
+BinaryOp answer 2 1 known nothing out0 0=0
+"""
+"""The same graph in NCNN's own text: the rows, and nothing of what the image shows. Its weights are the rows."""
+
+
+def write_ncnn(folder: Path) -> None:
+    package("ncnn")
+    (folder / "model.ncnn.param").write_text(NCNN_GRAPH)
+    answer = np.zeros((300, 6), np.float32)
+    answer[: len(ROWS)] = ROWS
+    (folder / "model.ncnn.bin").write_bytes(answer.tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -82,27 +104,30 @@ def seen(tmp_path_factory) -> dict[str, Sight]:
     return found
 
 
-def test_openvino_gives_the_same_boxes_as_onnx(seen, tmp_path):
-    graph = write_model(tmp_path / "known.onnx", ROWS)
-    folder = write_openvino(graph, tmp_path / "known_openvino_model")
+@pytest.mark.parametrize(("name", "write"), [("openvino", write_openvino), ("ncnn", write_ncnn)])
+def test_a_folder_of_another_runtime_gives_the_same_boxes_as_onnx(seen, tmp_path, name, write):
+    folder = tmp_path / f"known_{name}_model"
+    folder.mkdir()
+    write(folder)
+    (folder / "metadata.yaml").write_text(json.dumps(FACTS))  # an export writes YAML, of which JSON is a part
     detector = UltralyticsDetector(folder, 0.25, config_dir=tmp_path)
     detector.load()
-    assert (detector.model_name, detector.classes, detector.device) == ("known_openvino_model", ("pit", "burr"), "cpu")
+    assert (detector.model_name, detector.classes, detector.device) == (folder.name, ("pit", "burr"), "cpu")
     told, expected = detector.detect(FRAME).detections, seen[".onnx"].detections
     assert [(found.class_name, found.bbox) for found in told] == [(one.class_name, one.bbox) for one in expected]
     assert [found.confidence for found in told] == pytest.approx([one.confidence for one in expected], abs=0.001)
 
 
-@pytest.mark.parametrize("package", ["openvino", "ncnn"])
-def test_a_format_whose_package_is_missing_is_refused_with_the_package(tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    folder = tmp_path / f"known_{package}_model"
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+def test_a_format_whose_package_is_missing_is_refused_with_the_package(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    folder = tmp_path / f"known_{name}_model"
     folder.mkdir()
-    for name in ("known.xml", "known.bin", "model.ncnn.param", "model.ncnn.bin"):
-        (folder / name).touch()
+    for file in ("known.xml", "known.bin", "model.ncnn.param", "model.ncnn.bin"):
+        (folder / file).touch()
     (folder / "metadata.yaml").write_text(json.dumps(FACTS))
     detector = UltralyticsDetector(folder, 0.25, config_dir=tmp_path)
-    with pytest.raises(DetectorError, match=f"nothing is installed by itself: pip install {package}$"):
+    with pytest.raises(DetectorError, match=f"nothing is installed by itself: pip install {name}$"):
         detector.load()
 
 
