@@ -23,7 +23,7 @@ from actors.settings import WhenFull
 from actors.streams import stream_of
 from actors.strokes import Strokes
 from actors.tail import Tail
-from actors.tasks import Chore, TaskRefused
+from actors.tasks import Chore, TaskKind, TaskRefused
 
 CONTROL_MAX = 256
 """Outcomes that share one trip to the disk."""
@@ -265,7 +265,8 @@ class _Desk:
         except (DiskTrouble, BufferFull) as exc:
             chore.reply.put(TaskRefused(str(exc)))
             return
-        log.info("chore_done", task=chore.task.kind.value, **attrs.asdict(done))
+        tell = log.debug if chore.task.kind is TaskKind.FLUSH else log.info  # whoever looks changes nothing
+        tell("chore_done", task=chore.task.kind.value, **attrs.asdict(done))
         self.note()
         self.nudge()
         chore.reply.put(done)

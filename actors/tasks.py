@@ -10,6 +10,8 @@ from actors.reply import Reply
 class TaskKind(enum.Enum):
     """The work that `app.py buffer …` asks the owner of the disk to do."""
 
+    FLUSH = "flush"
+    """What only the journal holds comes into the database, where whoever reads it sees what became of it."""
     RESET_FAILED = "reset-failed"
     """Quarantined predictions in `spans` are pending again."""
     REPLAY = "replay"

@@ -239,8 +239,8 @@ def mender(settings: Settings) -> Iterator[Owner]:
 
 
 def flush(disk: Owner) -> None:
-    """Have what only the journal holds moved to the table, where a condition finds it: each task begins so."""
-    disk.perform(Task(kind=TaskKind.RESET_FAILED))
+    """Have what only the journal holds moved to the table, where a condition finds what became of it."""
+    disk.perform(Task(kind=TaskKind.FLUSH))
 
 
 def find(settings: Settings, disk: Owner, status: str, where: str) -> list[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import click
 
 from actors.commands.options import Problem, json_option, say, tells, with_settings
 from actors.commands.words import columns, count, moment, size
+from actors.ports.door import flushed
 from actors.ports.opening import NoBooks
 from actors.ports.reading import STATUSES, ConditionWrong, Reading, open_reading
 from actors.settings import Settings
@@ -25,7 +28,7 @@ image_option = click.option("--image", metavar="NAME", help="Only rows of the im
 @tells(NoBooks, OSError)
 def stats(settings: Settings, *, as_json: bool, output: Path | None) -> None:
     """Show counts, sizes and ages."""
-    with open_reading(settings.buffer_db_path) as reading:
+    with looking(settings) as reading:
         found = reading.stats()
     if output is not None:
         output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -36,13 +39,14 @@ def stats(settings: Settings, *, as_json: bool, output: Path | None) -> None:
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     given_up = ", ".join(f"{count(number)} {reason}" for reason, number in found["given_up"].items()) or "0"
-    pending = found["pending"] + found["in_journal"]
-    journal = f"{size(found['journal_bytes'])}, with {count(found['in_journal'])} that are not in the database yet"
+    journal = size(found["journal_bytes"])
+    if found["in_journal"]:
+        journal += f", with {count(found['in_journal'])} that are not in the database yet; they count as pending"
     return [
         ("buffer", found["buffer"]),
         ("device", f"{found['edge_device_id']}, stream {found['stream_id']} since {moment(found['created_at'])}"),
         ("numbers", f"1 to {count(found['last_seq'])}" if found["last_seq"] else "none yet"),
-        ("pending", f"{count(pending)}, the oldest since {moment(found['oldest_pending_at'])}"),
+        ("pending", f"{count(found['pending'])}, the oldest since {moment(found['oldest_pending_at'])}"),
         ("sent", f"{count(found['sent'])} kept here, {count(found['total_sent'])} in all"),
         ("failed", count(found["failed"])),
         ("given up", given_up),
@@ -68,7 +72,7 @@ def list_(
     settings: Settings, *, as_json: bool, status: str | None, image: str | None, where: str, limit: int, oldest: bool
 ) -> None:
     """List rows, the newest first."""
-    with open_reading(settings.buffer_db_path) as reading:
+    with looking(settings) as reading:
         chosen = [among(status), reading.of_image(image) if image else ""]
         found = reading.rows(where, among=" AND ".join(filter(None, chosen)), count_max=limit, newest=not oldest)
     table = [("ID", "STATUS", "IMAGE", "TAKEN", "SENT", "TRIES", "LAST ERROR")]
@@ -94,7 +98,7 @@ def list_(
 @tells(NoBooks)
 def show(settings: Settings, *, as_json: bool, seq: int) -> None:
     """Show one row with its prediction. ID is the prediction's number."""
-    with open_reading(settings.buffer_db_path) as reading:
+    with looking(settings) as reading:
         row = reading.one(seq)
         if row is None:
             raise Problem(f"there is no row {seq}: {reading.fate(seq)}")
@@ -122,7 +126,7 @@ def export(settings: Settings, *, as_json: bool, status: str | None, where: str,
     Each line names the stream and the number, so that `buffer import` can put it back where it was.
     """
     written = 0
-    with open_reading(settings.buffer_db_path) as reading:
+    with looking(settings) as reading:
         lines = reading.export(where, among=among(status))
         if output is None:
             for line in lines:
@@ -145,6 +149,15 @@ def export(settings: Settings, *, as_json: bool, status: str | None, where: str,
         {"written": written, "file": str(output), "damaged": reading.damaged},
         [f"{count(written, 'row')} written to {output}", *damaged(reading)],
     )
+
+
+@contextmanager
+def looking(settings: Settings) -> Iterator[Reading]:
+    """The buffer, for as long as the block. A device that runs is asked first to bring all that it knows into it."""
+    if trouble := flushed(settings.buffer_db_path):
+        click.echo(f"warning: {trouble}: what its journal alone holds is told as pending, confirmed or not", err=True)
+    with open_reading(settings.buffer_db_path) as reading:
+        yield reading
 
 
 def damaged(reading: Reading) -> list[str]:

@@ -72,7 +72,7 @@ def from_buffer(settings: Settings) -> Found:
         "edge_device_id": stats["edge_device_id"],
         "stream_id": stats["stream_id"],
         "last_seq": stats["last_seq"],
-        "pending": stats["pending"] + stats["in_journal"],
+        "pending": stats["pending"],
         "sent": stats["total_sent"],
         "failed": stats["failed"],
         "evicted": stats["total_evicted"],

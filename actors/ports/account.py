@@ -8,7 +8,7 @@ import attrs
 
 from actors.messages import Stream
 from actors.ports.buffer import ranges
-from actors.ports.journal import orphans, scan
+from actors.ports.journal import scan_all
 from actors.ports.names import read_names
 from actors.ports.opening import NoBooks, journal_folder
 
@@ -36,7 +36,7 @@ def read_account(db_path: Path) -> Account:
     if not db_path.exists():
         raise NoBooks(f"{db_path}: there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to compare")
     # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
-    segments = [scan(path) for path in orphans(journal_folder(db_path))]
+    segments = scan_all(journal_folder(db_path))
     try:
         with contextlib.closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True)) as connection:
             stream_id, made_as, last_seq = connection.execute(

@@ -35,6 +35,8 @@ def perform(store: Store, task: Task, in_flight: Collection[int] = ()) -> Done:
 
 def _amend(task: Task, in_flight: Collection[int], buffer: Buffer, now: float) -> Done:
     match task.kind:
+        case TaskKind.FLUSH:
+            return Done()  # whoever amends has flushed before
         case TaskKind.CLEAN_UP:
             gone = buffer.delete_sent(STROKE_ROWS, sent_before=task.sent_before)
             return Done(changed=gone, more=gone == STROKE_ROWS)

@@ -18,7 +18,10 @@ from actors.ports.control_socket import control_path, short_path
 
 ANSWER_S = 60.0
 """How long a running device may take for one task; each is small, but its disk may be slow and busy."""
-PORT_ANSWER_S = 5.0
+LOOK_ANSWER_S = 5.0
+"""How long one that is only looked at may take: what its files tell is told all the same."""
+FLUSH = b'{"kind":"flush"}'
+"""`TaskKind.FLUSH` as the door takes it, without the libraries of the device."""
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -48,14 +51,29 @@ class Door:
         return _exchange(self._connection, method, path, body)
 
 
+def flushed(db_path: Path) -> str:
+    """Have the device that runs on this buffer bring what only its journal holds into the database.
+
+    Why it did not, in words; empty if it did, or if no device is there.
+    """
+    try:
+        with door(db_path, LOOK_ANSWER_S) as device:
+            code, answer = device.ask("POST", "/task", FLUSH)
+    except NoDoor:
+        return ""
+    except (OSError, http.client.HTTPException) as exc:
+        return f"the device that runs does not answer ({type(exc).__name__})"
+    return "" if code == 200 else f"the device that runs could not write all down ({answer.decode(errors='replace')})"
+
+
 @contextlib.contextmanager
-def door(db_path: Path) -> Iterator[Door]:
+def door(db_path: Path, answer_s: float = ANSWER_S) -> Iterator[Door]:
     """The door of the device that runs on this buffer. `NoDoor`."""
     path = control_path(db_path)
     with contextlib.ExitStack() as stack:
         try:
             name = stack.enter_context(short_path(path))
-            connection = stack.enter_context(contextlib.closing(_UnixConnection(name)))
+            connection = stack.enter_context(contextlib.closing(_UnixConnection(name, answer_s)))
             connection.connect()
         except OSError as exc:  # not there, left by a device that is gone, or not for this user
             raise NoDoor(f"{path}: {exc.strerror}") from exc
@@ -66,7 +84,7 @@ def ask_port(url: str) -> object | None:
     """What a device says at `url`; None if nobody answers there, or something else does."""
     parts = urlsplit(url)
     try:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PORT_ANSWER_S)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=LOOK_ANSWER_S)
         code, body = _exchange(connection, "GET", parts.path, b"")
         found: object = json.loads(body)
     except (OSError, http.client.HTTPException, ValueError):
@@ -77,8 +95,8 @@ def ask_port(url: str) -> object | None:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__("device", timeout=ANSWER_S)
+    def __init__(self, name: str, answer_s: float) -> None:
+        super().__init__("device", timeout=answer_s)
         self._name = name
 
     def connect(self) -> None:

@@ -338,6 +338,15 @@ def orphans(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
 
 
+def scan_all(folder: Path) -> list[Scan]:
+    """The segments as somebody sees them who does not own them: one that goes meanwhile is in SQLite by then."""
+    found = []
+    for path in orphans(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(scan(path))
+    return found
+
+
 def session(stream_id: str, device_id: str, model: Callable[[], Model], started_at: float) -> Callable[[int], Header]:
     """What writes the headers of one run of the device process, given the first number of a segment."""
     session_id = f"{int(started_at * 1000):012x}{secrets.token_hex(2)}"

@@ -5,8 +5,8 @@ the view `prediction_buffer`, so a condition of the operator's own sees all of t
 """
 
 import contextlib
+import math
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import google_crc32c
 import msgspec
 
 from actors.ports.aside import folder_bytes
-from actors.ports.journal import Scan, orphans, scan
+from actors.ports.journal import scan_all
 from actors.ports.opening import NoBooks, journal_folder
 from actors.ports.rows import rows_of
 from actors.ports.schema import BY_IMAGE, OF_IMAGE
@@ -50,7 +50,7 @@ class Reading:
     device_id: str
     last_seq: int
     in_journal: int
-    """Rows that are not in SQLite yet. The device may know more of them than the journal tells: which are sent."""
+    """Rows that are not in SQLite yet. They count as pending; a device that runs may know of some that they are not."""
     _connection: sqlite3.Connection
     damaged: list[int] = attrs.field(factory=list, init=False)
     """Rows that exports left out: their predictions are not what was accepted."""
@@ -126,6 +126,7 @@ class Reading:
         for status in STATUSES:
             query = f"SELECT count(*) FROM main.prediction_buffer WHERE status = '{status}'"  # noqa: S608
             counts[status] = self._one(query)[0]
+        counts["pending"] += self.in_journal
         oldest = self._one("SELECT min(buffered_at) FROM prediction_buffer WHERE status = 'pending'")[0]
         first, last = self._one("SELECT min(timestamp), max(timestamp) FROM prediction_buffer")
         buffered, sent, evicted, created_at, last_cleanup = self._one(
@@ -225,14 +226,14 @@ def open_reading(db_path: Path) -> Iterator[Reading]:
 
 def _read(db_path: Path) -> Reading:
     # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
-    segments = _segments(db_path)
+    segments = scan_all(journal_folder(db_path))
     connection = _connect(db_path)
     try:
         stream_id, device_id, last_seq = connection.execute(
             "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
         ).fetchone() or ("", "", 0)
-        ours = [seen for seen in segments if seen.header and seen.header.stream_id == stream_id]
-        fresh = [row for seen in ours for row in rows_of(seen, time.time()) if row.seq > last_seq]
+        ours = [seen for seen in segments if seen.header is None or seen.header.stream_id == stream_id]
+        fresh = [row for seen in ours for row in rows_of(seen, math.inf) if row.seq > last_seq]
         columns = [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('prediction_buffer')")]
         connection.executescript(_VIEW.format(checksum="payload_crc32c" if "payload_crc32c" in columns else "NULL"))
         connection.executemany(
@@ -260,14 +261,6 @@ def _connect(db_path: Path) -> sqlite3.Connection:
         # Somebody who may only read can't make the files that WAL mode wants; nobody has it open, so none is needed.
         connection = sqlite3.connect(f"{address}&immutable=1", uri=True)
     return connection
-
-
-def _segments(db_path: Path) -> list[Scan]:
-    found = []
-    for path in orphans(journal_folder(db_path)):
-        with contextlib.suppress(FileNotFoundError):  # its rows have moved to SQLite since the folder was listed
-            found.append(scan(path))
-    return found
 
 
 def _only_reading(action: int, *_: object) -> int:

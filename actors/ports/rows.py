@@ -80,10 +80,16 @@ class _Columns(msgspec.Struct):
 
 
 def rows_of(seen: Scan, now: float) -> list[Row]:
-    """The rows that a segment's good lines make, all pending."""
-    return [_row(seq, payload, now) for seq, payload in seen.records]
+    """The rows that a segment's good lines make, all pending; accepted no later than `now`.
+
+    When that was is in no line. It was not before the session began nor, if clocks were right, before the image was
+    taken: the later of both is told, and is the same whenever it is read.
+    """
+    began_at = seen.header.started_at if seen.header else 0.0
+    return [_row(seq, payload, began_at, now) for seq, payload in seen.records]
 
 
-def _row(seq: int, payload: bytes, now: float) -> Row:
+def _row(seq: int, payload: bytes, began_at: float, now: float) -> Row:
     columns = msgspec.json.decode(payload, type=_Columns)
-    return fresh_row(seq, payload, columns.image_id, columns.timestamp, now)
+    accepted_at = min(now, max(began_at, columns.timestamp))
+    return fresh_row(seq, payload, columns.image_id, columns.timestamp, accepted_at)

@@ -2,14 +2,19 @@
 
 import json
 import os
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.commands.buffer_change import parse_since
 from actors.commands.options import Problem
+from actors.ports.control_socket import control_path, short_path
+from actors.ports.door import FLUSH
+from actors.tasks import Task, TaskKind
 from tests.commands_world import SENT_AT, Shell, make_buffer
 from tests.places import locked_by_somebody
 
@@ -68,6 +73,23 @@ def test_a_condition_that_is_none_is_told_and_nothing_happens(shell, command, co
     assert "--where" in said
     assert "it takes an SQL condition on id, status, image_id" in said
     assert len(shell.rows()) == 6
+
+
+@pytest.mark.parametrize("command", [("stats",), ("list",), ("show", "1"), ("export",)])
+def test_a_device_that_hangs_keeps_nobody_from_looking(shell, command, monkeypatch):
+    """Its journal may hold what is confirmed already, and only it knows."""
+    monkeypatch.setattr("actors.ports.door.LOOK_ANSWER_S", 0.01)
+    with closing(socket.socket(socket.AF_UNIX)) as listener, short_path(control_path(shell.db_path)) as name:
+        listener.bind(name)
+        listener.listen()
+        done = shell.run("buffer", *command)
+    assert done.exit_code == 0
+    assert "warning: the device that runs does not answer (TimeoutError): what its journal alone holds" in done.stderr
+    assert "frame_1" in done.stdout or command == ("stats",)
+
+
+def test_the_door_is_asked_to_flush_in_its_own_words():
+    assert msgspec.json.decode(FLUSH, type=Task) == Task(kind=TaskKind.FLUSH)
 
 
 def test_a_condition_can_not_reach_beyond_the_rows_of_its_command(shell):

@@ -118,6 +118,22 @@ def test_replayed_ones_are_pending_and_counted_as_sent_only_once_in_the_end(fold
         assert counts(store) == (1, 3, 0)
 
 
+# --- all of it
+
+
+def test_whoever_looks_sees_what_was_confirmed_before_it_was_in_the_database(folder):
+    """Without being asked, the device moves it there some seconds later; till then the file knows of no answer."""
+    with opened(folder) as store:
+        accept(store, 3)
+        settle(store, Fate.SENT, 1, 2)
+        with open_reading(folder / "buffer.db") as reading:
+            assert (reading.stats()["pending"], reading.in_journal) == (3, 3)
+        assert perform(store, Task(kind=TaskKind.FLUSH)) == Done()
+        with open_reading(folder / "buffer.db") as reading:
+            assert [row["status"] for row in reading.rows(count_max=9)] == ["sent", "sent", "pending"]
+            assert (reading.stats()["pending"], reading.in_journal) == (1, 0)
+
+
 # --- there and back
 
 
