@@ -40,6 +40,8 @@ def log(url: str, body: object) -> tuple[int, dict[str, object]]:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+    except urllib.error.URLError as error:
+        sys.exit(f"{url}: no device answers ({error.reason}); start one: python app.py run --sources none")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A source is a camera's number or device file, an address, a video, a folder (wat
 """
 
 import os
+import signal
 import sys
 from collections import Counter
 
@@ -15,14 +16,25 @@ import trio
 from actors import load_settings, open_pipeline
 
 
+async def stop_on_ctrl_c(scope: trio.CancelScope) -> None:
+    """Leave the block in order instead of by an exception: what was seen is flushed, and offered to the cloud once."""
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
 async def main(sources: list[str]) -> None:
-    """Watch them until all have ended (cameras never do: stop those with Ctrl-C)."""
+    """Watch them until all have ended; cameras and folders never do: stop those with Ctrl-C."""
     settings = load_settings(os.environ, flags={"sources": ",".join(sources)})
-    async with open_pipeline(settings) as pipeline:
+    async with open_pipeline(settings) as pipeline, trio.open_nursery() as nursery:
+        nursery.start_soon(stop_on_ctrl_c, nursery.cancel_scope)
+        down: set[str] = set()
         while not pipeline.status()["sources_finished"]:
             await trio.sleep(0.1)
-            for camera in pipeline.status()["cameras_down"]:
+            before, down = down, set(pipeline.status()["cameras_down"])
+            for camera in sorted(down - before):
                 print(f"{camera} gives no frames; it is opened again and again")
+        nursery.cancel_scope.cancel()
     # The buffer is an ordinary SQLite file. `image_id` begins with the source's name.
     rows = sqlite_utils.Database(settings.buffer_db_path).query("SELECT image_id FROM prediction_buffer")
     for name, count in sorted(Counter(row["image_id"].partition("/")[0] for row in rows).items()):

@@ -1,14 +1,19 @@
 """Every example does what it says, as a process of its own."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from actors.ports.opening import NoBooks
+from actors.ports.reading import open_reading
 from tests.places import ROOT
 from tests.test_app import PATIENCE_S, device, environment
 
@@ -33,6 +38,15 @@ def run(name: str, *words: object, folder: Path) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return [line for line in done.stdout.splitlines() if not line[:4].isdigit()]  # the log's lines begin with the year
+
+
+def durable(buffer: Path) -> int:
+    """How many predictions are on the disk."""
+    try:
+        with open_reading(buffer) as view:
+            return view.last_seq
+    except NoBooks:
+        return 0
 
 
 def test_basic(tmp_path):
@@ -74,11 +88,41 @@ def test_several_cameras(tmp_path):
     assert lines[-2:] == ["left: 7 predictions", "right: 4 predictions"]
 
 
+def test_several_cameras_until_ctrl_c(tmp_path):
+    """A watched folder never ends: who stops it gets the counts, and no traceback."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    for number in (1, 2):
+        shutil.copy(FRAMES / f"surface-0{number}.jpg", folder)
+    env = environment(tmp_path, DETECTOR="onnxruntime", SHUTDOWN_GRACE_SECONDS="2", PYTHONPATH=ROOT)
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / "several_cameras.py", f"door={folder}"],
+        cwd=tmp_path, env={**env, "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            began = time.monotonic()
+            while (seen := durable(tmp_path / "device" / "buffer.db")) < 2:
+                assert time.monotonic() - began < PATIENCE_S, seen
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            said, wrong = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert (process.returncode, said.splitlines()[-1]) == (0, "door: 2 predictions"), wrong
+    assert "Traceback" not in f"{said}{wrong}"
+
+
 def test_asyncio_program(tmp_path):
     assert run("asyncio_program.py", folder=tmp_path)[-1] == f"20 durable, numbers {list(range(1, 21))}"
 
 
 def test_http_door(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "http_door.py", "http://127.0.0.1:9"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), "no device yet: a sentence"
+    assert "no device answers" in done.stderr
     with device(tmp_path, SOURCES="none") as running:
         url = running.wait_for("status_endpoint")["url"].removesuffix("/status")
         one, two, wrong = run("http_door.py", url, folder=tmp_path)
