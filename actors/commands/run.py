@@ -109,7 +109,7 @@ def reread_settings(
         return
     set_level(found.settings.log_level)
     pipeline.apply(found.settings)
-    log.info("settings_reread", changed=list(found.changed), model="loaded anew")
+    log.info("settings_reread", changed=list(found.changed))
     if found.restart:
         log.warning("settings_need_restart", names=list(found.restart), then="the values before stay until then")
 

@@ -90,8 +90,7 @@ def _replay(spans: Sequence[tuple[int, int]], connection: sqlite3.Connection) ->
         ).rowcount
         for span in spans
     )
-    # They are counted as sent once more when the cloud has confirmed them once more.
-    connection.execute("UPDATE buffer_metadata SET total_sent = max(0, total_sent - ?)", (changed,))
+    _uncount_sent(changed, connection)
     return Done(changed=changed)
 
 
@@ -129,29 +128,40 @@ def _is_prediction(row: Saved) -> bool:
 
 
 def _put_back(rows: Sequence[Saved], connection: sqlite3.Connection) -> Done:
-    """Rows that are not there become pending; a tombstone on one of their numbers is lifted, else it would win."""
-    changed = 0
+    """Rows that are not there become pending; a tombstone on one of their numbers is lifted, else it would win.
+
+    One without a tombstone was confirmed and cleaned up: it counts as sent once more when it is confirmed once more.
+    """
+    changed = confirmed = 0
     for row in rows:
         prediction = check_payload(payload := row.payload.encode())
         fresh = fresh_row(row.seq, payload, prediction.image_id, prediction.timestamp, row.buffered_at)
         added = insert_rows(connection, [fresh])
         if added:
-            _lift_tombstone(row.seq, connection)
             changed += 1
+            confirmed += not _lift_tombstone(row.seq, connection)
+    _uncount_sent(confirmed, connection)
     return Done(changed=changed)
 
 
-def _lift_tombstone(seq: int, connection: sqlite3.Connection) -> None:
-    """The range that holds `seq` becomes what lies before and after it."""
-    for first, last, *rest in connection.execute(
+def _uncount_sent(count: int, connection: sqlite3.Connection) -> None:
+    """So many will be confirmed once more, and are counted as sent again then."""
+    connection.execute("UPDATE buffer_metadata SET total_sent = max(0, total_sent - ?)", (count,))
+
+
+def _lift_tombstone(seq: int, connection: sqlite3.Connection) -> bool:
+    """The range that holds `seq` becomes what lies before and after it; false if there is none."""
+    found = connection.execute(
         "SELECT from_seq, to_seq, reason, lost_at, confirmed_at FROM buffer_losses WHERE ? BETWEEN from_seq AND to_seq",
         (seq,),
-    ).fetchall():
+    ).fetchall()
+    for first, last, *rest in found:
         connection.execute("DELETE FROM buffer_losses WHERE from_seq = ?", (first,))
         connection.executemany(
             "INSERT INTO buffer_losses (from_seq, to_seq, reason, lost_at, confirmed_at) VALUES (?, ?, ?, ?, ?)",
             [(a, b, *rest) for a, b in ((first, seq - 1), (seq + 1, last)) if a <= b],
         )
+    return bool(found)
 
 
 def _shrink(buffer: Buffer) -> Done:

@@ -160,6 +160,20 @@ def test_restored_ones_are_the_same_bytes_under_the_same_numbers_and_their_tombs
         assert store.pending(0, 100, 1 << 20) == [before[0], before[2], before[3], before[5]]
 
 
+def test_restored_ones_that_were_sent_and_cleaned_up_are_counted_as_sent_only_once_in_the_end(folder):
+    """Of ten accepted, twelve were told as sent."""
+    with opened(folder) as store:
+        accept(store, 4)
+        rows = saved(folder)
+        settle(store, Fate.SENT, 1, 2, 3)
+        perform(store, Task(kind=TaskKind.CLEAN_UP, sent_before=NOW + 1))
+        perform(store, Task(kind=TaskKind.DISCARD, spans=((4, 4),)))
+        assert perform(store, Task(kind=TaskKind.RESTORE, rows=rows)) == Done(changed=4)
+        assert counts(store) == (4, 0, 0)
+        settle(store, Fate.SENT, 1, 2, 3, 4)
+        assert counts(store) == (0, 4, 0)
+
+
 def test_what_is_there_is_not_restored_and_what_was_never_given_out_is_refused(folder):
     with opened(folder) as store:
         accept(store, 3)
