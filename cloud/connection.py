@@ -4,10 +4,11 @@ import re
 import secrets
 from collections.abc import Callable
 from functools import cached_property
+from urllib.parse import urlsplit
 
 import attrs
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioRequest
@@ -18,11 +19,18 @@ from cloud.keys import Key
 CLIENT_GONE = 499
 """The status in log and metrics where the client left before the answer (nginx's number)."""
 OBSERVER = "holdfast_observer"
+BELOW = "holdfast_below"
+"""The ASGI apps that answer a method and a path instead of Quart."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class AnswerBroken(Exception):
     """An answer that has begun can't be finished: the connection is closed, so that nobody takes the half for all."""
+
+
+def request_id_of(given: str) -> str:
+    """The caller's `X-Request-Id` if it is a sane one, else one of ours."""
+    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 class CloudRequest(TrioRequest):
@@ -33,9 +41,8 @@ class CloudRequest(TrioRequest):
 
     @cached_property
     def request_id(self) -> str:
-        """The caller's `X-Request-Id` if it is a sane one, else one of ours."""
-        given = str(self.headers.get("X-Request-Id", ""))
-        return given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        """By which the log and the client know it."""
+        return request_id_of(str(self.headers.get("X-Request-Id", "")))
 
     @property
     def route(self) -> str:
@@ -47,13 +54,25 @@ class CloudRequest(TrioRequest):
 class Ended:
     """An exchange that is over."""
 
-    request: CloudRequest
+    request_id: str
+    method: str
+    path: str
+    route: str
+    peer: str | None
+    key: Key | None
+    device_id: str | None
     status: int
     seconds: float
     bytes_sent: int
 
 
 Observer = Callable[[Ended], None]
+
+
+def path_in(scope: HTTPScope) -> str:
+    """The path that is asked for, as Quart understands it."""
+    path = scope["path"] if scope["path"].startswith("/") else urlsplit(scope["path"]).path
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class NoWebsocket(TrioASGIWebsocketConnection):
@@ -66,7 +85,15 @@ class NoWebsocket(TrioASGIWebsocketConnection):
 
 
 class Exchange(hosting.Exchange):
-    """An exchange with an observer (`app.extensions[OBSERVER]`)."""
+    """An exchange with an observer (`app.extensions[OBSERVER]`), unless it is for a route below Quart (`BELOW`)."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer one request."""
+        route = self.app.extensions[BELOW].get((self.scope["method"], path_in(self.scope)))
+        if route is None:
+            await super().__call__(receive, send)
+        else:
+            await route(self.scope, receive, send)
 
     async def handle_request(  # type: ignore[override]  # quart-trio adds the nursery
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
@@ -91,4 +118,17 @@ class Exchange(hosting.Exchange):
             nursery.cancel_scope.cancel()
         finally:
             observer: Observer = self.app.extensions[OBSERVER]
-            observer(Ended(request, status, trio.current_time() - began, bytes_sent))
+            observer(
+                Ended(
+                    request.request_id,
+                    request.method,
+                    request.path,
+                    request.route,
+                    request.remote_addr,
+                    request.key,
+                    request.device_id,
+                    status,
+                    trio.current_time() - began,
+                    bytes_sent,
+                )
+            )

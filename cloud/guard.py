@@ -1,13 +1,14 @@
 """Who is let in to which path, and what every answer carries for a browser's and a device's sake."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import attrs
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from cloud import wire
 from cloud.connection import CloudRequest
-from cloud.keys import EVERYTHING, Keys, Scope, Verdict
+from cloud.keys import EVERYTHING, Key, Keys, Scope, Verdict
 from cloud.problems import CONTENT_TYPE, DeviceOfAnotherKey, Problem
 from cloud.settings import API_KEYS, API_KEYS_FILE, is_loopback
 
@@ -29,6 +30,7 @@ INTRODUCTION = [
     *SECURITY_HEADERS.items(),
 ]
 """What every answer says unless its route has said otherwise."""
+_INTRODUCTION = {name.lower().encode(): value.encode() for name, value in INTRODUCTION}
 
 
 def scopes_for(path: str) -> frozenset[Scope]:
@@ -82,26 +84,47 @@ def _stranger(peer: str | None, host: str, names: frozenset[str]) -> Problem | N
     return None
 
 
-def guard(app: QuartTrio, keys: Callable[[], Keys], *, names: frozenset[str] | None) -> None:
-    """Check every request before anything of it is read.
+@attrs.frozen
+class Gate:
+    """Who is let in: checked before anything of a request's body is read."""
 
-    `names`: without keys this machine alone is served, under loopback's names and these; None: whoever asks.
-    """
+    keys: Callable[[], Keys]
+    names: frozenset[str] | None
+    """Without keys this machine alone is served, under loopback's names and these; None: whoever asks."""
+
+    def admit(self, path: str, *, peer: str | None, host: str, authorization: str) -> tuple[Key | None, Problem | None]:
+        """The key that came, where one is asked for, and why the request is not let in."""
+        held = self.keys()
+        if self.names is not None and not held:
+            stranger = _stranger(peer, host, self.names)
+            if stranger:
+                return None, stranger
+        if path in OPEN_PATHS:
+            return None, None
+        scopes = scopes_for(path)
+        judgement = held.judge(authorization, scopes)
+        by_browser = authorization[:6].lower() == "basic "
+        return judgement.key, _refusal(judgement.verdict, scopes, by_browser=by_browser)
+
+
+def introduced(headers: Mapping[str, str], request_id: str) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, and what every answer says unless they say otherwise."""
+    given = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+    return [*(_INTRODUCTION | given).items(), (b"x-request-id", request_id.encode("latin-1"))]
+
+
+def guard(app: QuartTrio, gate: Gate) -> None:
+    """Let nobody in whom `gate` does not, and say in every answer what each one says."""
 
     @app.before_request
     async def admit() -> Response | None:
-        held = keys()
-        if names is not None and not held:
-            stranger = _stranger(request.remote_addr, request.headers.get("Host", ""), names)
-            if stranger:
-                return respond(stranger)
-        if request.path in OPEN_PATHS:
-            return None
-        scopes = scopes_for(request.path)
-        authorization = request.headers.get("Authorization") or ""
-        judgement = held.judge(authorization, scopes)
-        this_request().key = judgement.key
-        problem = _refusal(judgement.verdict, scopes, by_browser=authorization[:6].lower() == "basic ")
+        asked = this_request()
+        asked.key, problem = gate.admit(
+            request.path,
+            peer=request.remote_addr,
+            host=request.headers.get("Host", ""),
+            authorization=request.headers.get("Authorization") or "",
+        )
         return respond(problem) if problem else None
 
     @app.after_request

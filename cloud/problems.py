@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 import attrs
 import msgspec
+import structlog
 from werkzeug.exceptions import HTTPException
 
 from cloud import intake, wire
@@ -17,6 +18,7 @@ from cloud.queries import QueryWrong
 
 CONTENT_TYPE = "application/problem+json"
 DETAIL_CHARS_MAX = 400
+log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 # A page that shows the document without escaping it must not run what somebody else had sent.
 _ESCAPED = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
@@ -85,6 +87,15 @@ def problem_of(error: Exception) -> Problem | None:
         return None
     status, remedy = _STATUSES[type(error)]
     return Problem(status, str(error), remedy)
+
+
+def explain(error: Exception, *, request_id: str, path: str) -> Problem:
+    """What the client is told of an error; a defect of ours goes to the log, under the request's id."""
+    problem = problem_of(error)
+    if problem is None:
+        log.error("request_failed", request_id=request_id, path=excerpt(path, 200), exc_info=error)
+        problem = Problem(500, "internal error", "the service's log has the cause under this request_id")
+    return problem
 
 
 def _of_framework(error: HTTPException) -> Problem:

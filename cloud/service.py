@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import msgspec
@@ -11,22 +11,24 @@ import structlog
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import NotFound
 
-from cloud import intake, wire
+from cloud import wire
 from cloud.answers import audit_json, conflicts_json, devices_json, page_json, series_json, stats_json
-from cloud.connection import OBSERVER, CloudRequest, Ended, Exchange, NoWebsocket
+from cloud.connection import BELOW, OBSERVER, CloudRequest, Ended, Exchange, NoWebsocket
 from cloud.dashboard.routes import Dashboard, dashboard, wants_page
 from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
-from cloud.guard import check_device, guard, respond, this_request
+from cloud.guard import Gate, check_device, guard, respond, this_request
+from cloud.ingest import METHOD, PATH, Ingest
 from cloud.keyring import Keyring
 from cloud.ledger import Ledger, LedgerBusy, LedgerUnavailable
-from cloud.limits import RETRY_AFTER_S, Limits, Rates, Room
+from cloud.limits import Limits
 from cloud.logs import log_to_stderr
 from cloud.metrics import CONTENT_TYPE as METRICS_TYPE
 from cloud.metrics import Metrics
 from cloud.openapi import openapi_document
-from cloud.problems import DeviceOfAnotherKey, Problem, excerpt, problem_of
+from cloud.problems import Problem, excerpt, explain
 from cloud.queries import (
     CONTENT_TYPES,
     read_conflict_query,
@@ -37,7 +39,6 @@ from cloud.queries import (
     read_stats_query,
 )
 from cloud.settings import Settings, own_names, read_settings
-from cloud.sharing import Sharing
 from cloud.store import open_store
 
 ENDPOINTS = {
@@ -105,10 +106,12 @@ def create_app(
         _open_when_serving(app, door, settings)
     held = keyring or Keyring()
     metrics = Metrics.create()
-    app.extensions[OBSERVER] = _observer(metrics)
-    guard(app, lambda: held.current, names=names)
+    observe = _observer(metrics)
+    app.extensions[OBSERVER] = observe
+    gate = Gate(lambda: held.current, names)
+    guard(app, gate)
     _answer_errors(app)
-    _add_log(app, door, limits or Limits(), metrics, now)
+    _add_log(app, Ingest(lambda: door.ledger, gate, observe, metrics, now, limits or Limits()))
     _add_reads(app, door, now)
     _add_devices(app, door, now)
     _add_operations(app, door, metrics, now)
@@ -141,19 +144,18 @@ def _open_when_serving(app: QuartTrio, door: _Door, settings: Settings) -> None:
 
 def _observer(metrics: Metrics) -> Callable[[Ended], None]:
     def observe(ended: Ended) -> None:
-        asked = ended.request
-        metrics.answered(asked.method, asked.route, ended.status, ended.seconds)
+        metrics.answered(ended.method, ended.route, ended.status, ended.seconds)
         log.info(
             "request",
-            request_id=asked.request_id,
-            method=excerpt(asked.method, 16),
-            path=excerpt(asked.path, 200),
+            request_id=ended.request_id,
+            method=excerpt(ended.method, 16),
+            path=excerpt(ended.path, 200),
             status=ended.status,
             seconds=round(ended.seconds, 6),
             bytes_sent=ended.bytes_sent,
-            peer=asked.remote_addr,
-            key=asked.key.name if asked.key else None,
-            edge_device_id=asked.device_id,
+            peer=ended.peer,
+            key=ended.key.name if ended.key else None,
+            edge_device_id=ended.device_id,
         )
 
     return observe
@@ -162,40 +164,16 @@ def _observer(metrics: Metrics) -> Callable[[Ended], None]:
 def _answer_errors(app: QuartTrio) -> None:
     @app.errorhandler(Exception)
     async def answer(error: Exception) -> Response:
-        problem = problem_of(error)
-        if problem is None:
-            request_id = this_request().request_id
-            log.error("request_failed", request_id=request_id, path=excerpt(request.path, 200), exc_info=error)
-            problem = Problem(500, "internal error", "the service's log has the cause under this request_id")
-        return respond(problem)
+        return respond(explain(error, request_id=this_request().request_id, path=request.path))
 
 
-def _add_log(app: QuartTrio, door: _Door, limits: Limits, metrics: Metrics, now: Callable[[], float]) -> None:
-    room = Room(limits.requests_max)
-    rates = Rates(limits.device_requests_per_s)
-    sharing = Sharing()
+def _add_log(app: QuartTrio, ingest: Ingest) -> None:
+    app.extensions[BELOW] = {(METHOD, PATH): ingest}
 
-    @app.post("/log")
-    async def take() -> Response:
-        ledger = door.ledger
-        if ledger.busy:
-            raise LedgerBusy(RETRY_AFTER_S)
-        with room.hold() as place, ledger.expect():
-            body = await place.read(request.body)
-            metrics.received_bytes.inc(len(body))
-            opened = intake.open_body(body, request.headers.get("Content-Encoding", ""))
-            asked = this_request()
-            asked.device_id = opened.device_id
-            if asked.key and not asked.key.may_speak_for(opened.device_id):
-                raise DeviceOfAnotherKey(asked.key)
-            rates.take(opened.device_id, trio.current_time())
-            batch = intake.check_batch(opened, now())
-            with metrics.committing():
-                answer = await ledger.ingest(batch)
-            metrics.count(batch, answer)
-            if sharing.note(batch.device_id, batch.session_id):
-                answer = msgspec.structs.replace(answer, shared=True)
-            return _json(wire.encode_answer(answer))
+    @app.post(PATH)
+    async def take() -> NoReturn:
+        """The route's place in the map and in the documents; no batch comes as far as here."""
+        raise NotFound
 
 
 def _add_reads(app: QuartTrio, door: _Door, now: Callable[[], float]) -> None:
