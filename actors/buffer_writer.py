@@ -287,7 +287,8 @@ class _Desk:
                     self.full = False
                 if not self.full:
                     self.in_trouble("")
-                if await self.disk.do(Store.losses):  # to be told, also where nothing is pending to go with it
+                # A database that was replaced may bring up what was sent or lost, on a link that never went away.
+                if await self.disk.do(Store.losses) or self.books.value.pending > len(self.in_flight):
                     self.nudge()
                 seen = await self.disk.do(Store.books)
                 if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:

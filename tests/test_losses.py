@@ -12,7 +12,7 @@ import trio
 
 from actors.audit import compare
 from actors.ports.account import read_account
-from actors.ports.buffer import Buffer
+from actors.ports.buffer import Buffer, Totals
 from actors.ports.chores import DISCARDED
 from actors.ports.replay import BAD_SECTOR
 from actors.ports.sqlite import BufferDamaged
@@ -196,3 +196,24 @@ async def test_more_losses_than_one_post_carries_are_all_told_though_nothing_is_
         await all_home(device)
         with closing(sqlite3.connect(world.folder / "buffer.db")) as db:
             assert db.execute("SELECT count(*) FROM buffer_losses WHERE confirmed_at IS NULL").fetchone() == (0,)
+
+
+async def test_what_a_replaced_database_brings_back_as_pending_is_sent_by_itself(
+    world: World, autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """Damage is met by the look at the books, on a good link: the marks of what was sent are lost, harmlessly."""
+    totals = Buffer.totals
+
+    def meet_damage(self: Buffer) -> Totals:
+        monkeypatch.setattr(Buffer, "totals", totals)
+        raise BufferDamaged("database disk image is malformed")
+
+    async with world.device() as device:
+        await device.log_many(predictions(32))
+        await all_home(device)
+        await trio.sleep(60)
+        monkeypatch.setattr(Buffer, "totals", meet_damage)
+        await trio.sleep(3)
+        await all_home(device)
+        assert [post.seqs for post in world.wire.posts] == [tuple(range(1, 33))] * 2
+    assert await gaps(world) == []
