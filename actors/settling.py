@@ -1,7 +1,7 @@
 """Between reading and the disk: the freshest frame of a camera, and the files whose receipts are awaited."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import attrs
 import trio
@@ -85,6 +85,7 @@ class Ledger:
         if not self._due:
             return self.source.read
         due = self._take()
+        self._make_room(due)  # told before this read gives a frame that could take the place of one of them
 
         def read() -> Frame | None:
             self._tell(due)
@@ -116,17 +117,19 @@ class Ledger:
                 with trio.move_on_after(ALONG_WITHIN_S):
                     await self._enough.wait()
             if self._due:
-                self._telling = True
-                await self.lane(self._tell, self._take())
+                self._telling, due = True, self._take()
+                await self.lane(self._tell, due)
                 self._telling = False
+                self._make_room(due)
 
     def _take(self) -> list[tuple[Mark, tuple[Receipt, ...]]]:
-        """What is due, in the hands of a call that tells it before another frame can come of the same lane."""
         due, self._due = self._due, []
-        for _ in due:
-            self._room.release()
         self._enough.set()
         return due
+
+    def _make_room(self, told: Sized) -> None:
+        for _ in range(len(told)):
+            self._room.release()
 
     def _tell(self, due: Sequence[tuple[Mark, tuple[Receipt, ...]]]) -> None:
         durable = [mark for mark, receipts in due if _durable(receipts)]
