@@ -45,7 +45,9 @@ class Gathering:
     async def run(self) -> None:
         """See to it that nothing waits longer. Runs until cancelled."""
         while True:
-            await self._news.wait()
-            self._news = trio.Event()
             await trio.sleep_until(self._due)
-            await self.flush()
+            if not self._waiting:
+                self._news = trio.Event()
+                await self._news.wait()
+            elif trio.current_time() >= self._due:  # else one has left since, at once, and the next group is not due
+                await self.flush()

@@ -16,8 +16,8 @@ from actors.reply import Reply
 UNSETTLED_MAX = 128
 """Frames of one source that may wait for their receipts, two groups' worth: one gathers while the other is written. So
 many at most are seen again after a crash, and none of those is durable twice."""
-ALONG_WITHIN_S = 0.25
-"""How long receipts may wait for the source's next read, which takes them along."""
+ALONG_WITHIN_S = 1.0
+"""How long receipts wait for the source's next read, which takes them along, at most."""
 
 
 @attrs.define(eq=False)
@@ -58,14 +58,12 @@ class Ledger:
     source: Resumable
     lane: RunSync
     _open: deque[tuple[Mark, Reply[tuple[Receipt, ...]]]] = attrs.field(factory=deque, init=False)
-    _due: list[tuple[Mark, tuple[Receipt, ...]]] = attrs.field(factory=list, init=False)
-    """Those that have their receipts, and of which the source was not told."""
     _telling: bool = attrs.field(default=False, init=False)
     _ending: bool = attrs.field(default=False, init=False)
     _room: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(UNSETTLED_MAX), init=False)
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _enough: trio.Event = attrs.field(factory=trio.Event, init=False)
-    """Nobody reads, or a read has taken along what was due."""
+    _nobody_reads: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """The reader waits for room, or has come to its end."""
     _empty: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def expect(self, mark: Mark) -> Reply[tuple[Receipt, ...]]:
@@ -73,7 +71,7 @@ class Ledger:
         try:
             self._room.acquire_nowait()  # there mostly is room, and a turn of the loop for every frame adds up
         except trio.WouldBlock:
-            self._enough.set()
+            self._nobody_reads.set()
             await self._room.acquire()
         reply: Reply[tuple[Receipt, ...]] = Reply()  # an alias that is called costs more than the reply
         self._open.append((mark, reply))
@@ -81,10 +79,10 @@ class Ledger:
         return reply
 
     def next_read(self) -> Callable[[], Frame | None]:
-        """The source's `read`, which on its way tells the source what is due: a trip to its thread less for a group."""
-        if not self._due:
-            return self.source.read
+        """The source's `read`, which on its way tells the source what is durable by now: a trip to its thread less."""
         due = self._take()
+        if not due:
+            return self.source.read
         self._make_room(due)  # told before this read gives a frame that could take the place of one of them
 
         def read() -> Frame | None:
@@ -96,35 +94,36 @@ class Ledger:
     async def settled(self) -> None:
         """All frames that were expected have their receipts, and the durable ones are noted. Nothing is read since."""
         self._ending = True
-        self._enough.set()
-        while self._open or self._due or self._telling:
+        self._nobody_reads.set()
+        while self._open or self._telling:
             self._empty = trio.Event()
             await self._empty.wait()
 
     async def run(self) -> None:
-        """Collect receipts, and tell the source of those that no read takes along. Runs until cancelled."""
+        """Tell the source what no read takes along. Runs until cancelled."""
         while True:
             if not self._open:
                 self._empty.set()
                 self._news = trio.Event()
                 await self._news.wait()
-            await self._open[0][1].wait()
-            while self._open and self._open[0][1].given:
-                mark, reply = self._open.popleft()
-                self._due.append((mark, reply.answer))
-            if not (self._ending or self._room.statistics().tasks_waiting):
-                self._enough = trio.Event()
-                with trio.move_on_after(ALONG_WITHIN_S):
-                    await self._enough.wait()
-            if self._due:
-                self._telling, due = True, self._take()
+            with trio.move_on_after(ALONG_WITHIN_S):
+                await self._nobody_reads.wait()
+                if self._open:  # a read may have taken them all along meanwhile
+                    await self._open[0][1].wait()
+            if due := self._take():
+                self._telling = True
                 await self.lane(self._tell, due)
                 self._telling = False
                 self._make_room(due)
+            if not (self._ending or self._room.statistics().tasks_waiting):
+                self._nobody_reads = trio.Event()
 
     def _take(self) -> list[tuple[Mark, tuple[Receipt, ...]]]:
-        due, self._due = self._due, []
-        self._enough.set()
+        """Those at the front that have their receipts."""
+        due = []
+        while self._open and self._open[0][1].given:
+            mark, reply = self._open.popleft()
+            due.append((mark, reply.answer))
         return due
 
     def _make_room(self, told: Sized) -> None:

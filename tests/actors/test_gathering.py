@@ -77,6 +77,18 @@ async def test_one_that_somebody_waits_for_leaves_at_once_and_takes_the_others_a
     assert rig.groups == [(0.0, ["a"]), (0.0, ["b", "asked"])]
 
 
+async def test_the_next_group_is_due_a_period_after_one_that_left_early(rig, autojump_clock):
+    await rig.gathering.add(accept("alone"))
+    await trio.sleep(0.05)
+    await rig.gathering.add(accept("a"))
+    await trio.sleep(0.05)
+    await rig.gathering.add(accept("asked"), at_once=True)
+    await trio.sleep(0.05)
+    await rig.gathering.add(accept("b"))
+    await trio.sleep(1)
+    assert rig.groups == [(0.0, ["alone"]), (0.1, ["a", "asked"]), (0.3, ["b"])]
+
+
 async def test_a_full_inbox_holds_the_giver_and_keeps_the_order(autojump_clock, nursery):
     rig = Rig(inbox_max=2)
     nursery.start_soon(rig.gathering.run)

@@ -1,5 +1,7 @@
 """Receipts on a virtual clock: what is durable is told to its source in order, soon, and on the way to a read."""
 
+from functools import partial
+
 import attrs
 import pytest
 import trio
@@ -144,6 +146,19 @@ async def test_a_reader_that_waits_for_receipts_waits_for_nothing_else(autojump_
     await answer(world, *[DURABLE] * 2)
     await world.vision.wait_value(lambda vision: vision.finished)
     assert belt.durable == [f"belt/{number}" for number in range(count)]
+    world.stop()
+
+
+async def test_frames_whose_receipts_a_read_has_taken_along_make_room_for_others(autojump_clock, nursery):
+    count = 3 * UNSETTLED_MAX
+    belt = Belt("belt", [*range(count), None], period_s=0.01)
+    world = World(belt)
+    nursery.start_soon(world.run)
+    nursery.start_soon(partial(answer, world, *[DURABLE] * count))
+    with trio.fail_after(60):
+        await world.vision.wait_value(lambda vision: vision.finished)
+    assert belt.durable == [f"belt/{number}" for number in range(count)]
+    assert belt.at("read")[-1] == pytest.approx(count * belt.period_s), "nothing held it up"
     world.stop()
 
 
