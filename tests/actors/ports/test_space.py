@@ -13,6 +13,8 @@ from actors.ports.opening import BufferFull, cursor_folder
 from actors.ports.store import Store
 from tests.actors.ports.stores import Disk, entries, fill, sent, seqs_pending
 
+YEAR_S = 365 * 86_400.0
+
 
 @pytest.fixture
 def world(folder: Path) -> Disk:
@@ -181,6 +183,19 @@ def test_sent_rows_make_way_for_a_group_that_needs_more_than_the_tenth_that_is_k
     for _ in range(5):
         store.tidy()
     assert store.accept(large)
+    store.close()
+
+
+def test_sent_rows_make_way_also_after_the_clock_went_back_by_a_year(world):
+    """They were confirmed at a time that is yet to come; nothing else is there to be given up."""
+    world.now += YEAR_S
+    store = filled_with_large_ones(world)
+    store.settle([sent(*range(1, store.last_seq + 1))])
+    world.now -= YEAR_S
+    assert fill(store, size=12_000, at_once=10) == 0
+    for _ in range(20):
+        store.tidy()
+    assert fill(store, size=12_000, at_once=10) > 0
     store.close()
 
 
