@@ -1,8 +1,11 @@
 """The verdict: G1 to G7, checked against the workload's own books, on what the cloud answers and the disk holds."""
 
+import contextlib
 import json
 import os
+import sqlite3
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -66,12 +69,7 @@ def check_rest(books: Books, status: Status, settings: Settings, link: Link) -> 
     }
     if wrong:
         raise Violation(f"status after convergence: {wrong}")
-    with peeked(settings.buffer_db_path) as connection:
-        stream = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()[0]
-        rows = connection.execute(
-            "SELECT id, status, CAST(prediction_data AS BLOB), CAST(last_error AS BLOB) FROM prediction_buffer"
-        ).fetchall()
-        losses = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
+    stream, rows, losses = read_rest(settings.buffer_db_path, books)
     failed = ((seq, error or b"") for seq, state, _, error in rows if state == "failed")
     books.failed = {(stream, seq): error.decode(errors="replace") for seq, error in failed}
     if books.database_hit:
@@ -84,6 +82,31 @@ def check_rest(books: Books, status: Status, settings: Settings, link: Link) -> 
             raise Violation(f"G1: the buffer holds another prediction under {seq}")
     books.end = (stream, status["last_seq"])
     _check_counts(status, stream, rows, losses, link)
+
+
+def read_rest(path: Path, books: Books) -> tuple[str, list[Any], list[Any]]:
+    """The stream, the rows and the tombstones of a buffer at rest.
+
+    What a flipped bit has hit may never have been read by the device again, which had nothing more to do with it: the
+    numbers of rows that do not read are in doubt.
+    """
+    table = "SELECT id, status, CAST(prediction_data AS BLOB), CAST(last_error AS BLOB) FROM prediction_buffer"
+    rows: dict[int, Any] = {}
+    with peeked(path) as connection:
+        try:
+            stream = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()[0]
+            rows = {row[0]: row for row in connection.execute(f"{table} NOT INDEXED")}
+            losses = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
+        except sqlite3.DatabaseError:
+            if not books.database_hit:
+                raise
+            stream, losses = books.streams[-1] if books.streams else "", []
+            for order in ("ASC", "DESC"):
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    for row in connection.execute(f"{table} NOT INDEXED ORDER BY id {order}"):
+                        rows.setdefault(row[0], row)
+            books.doubted |= {number for number in books.given if number[1] not in rows}
+    return stream, list(rows.values()), losses
 
 
 def _check_counts(status: Status, stream: str, rows: list[Any], losses: list[Any], link: Link) -> None:
