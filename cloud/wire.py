@@ -30,6 +30,8 @@ LOSSES_MAX = 1_000
 IDENTITY_BYTES_MAX = 512
 """Bodies up to this size travel uncompressed: compressing them gains nothing."""
 SEQ_MAX = 2**63 - 1
+SEQ_HEAD = b'{"seq":%d,'
+"""How each payload that a device numbers begins."""
 
 ENCODINGS_TAKEN = "zstd, gzip"
 """What the cloud says in `Accept-Encoding` of every answer (RFC 7694: a server may advertise so)."""
@@ -153,7 +155,7 @@ def encode_prediction(prediction: Prediction) -> bytes:
 
 def number_payload(seq: int, body: bytes) -> bytes:
     """The payload: `body` (the JSON object of a prediction that has no number yet) with `seq` as its first key."""
-    return b'{"seq":%d,' % seq + body[1:]
+    return SEQ_HEAD % seq + body[1:]
 
 
 def check_payload(payload: bytes | msgspec.Raw) -> Prediction:

@@ -45,7 +45,9 @@ def read_account(db_path: Path) -> Account:
             waiting, quarantined = (_islands(connection, status) for status in ("pending", "failed"))
             given_up = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
     except (sqlite3.Error, TypeError) as exc:
-        raise NoBooks(f"{db_path}: no buffer of a device can be read there ({exc})") from exc
+        raise NoBooks(
+            f"{db_path}: no buffer of a device can be read there ({exc}); `buffer repair` mends a damaged one"
+        ) from exc
     in_journal = [seq for segment in segments for seq, _ in segment.records if seq > last_seq]
     return Account(
         streams=read_names(db_path, Stream(stream_id, made_as)),

@@ -79,7 +79,7 @@ def copies(options: StoreOptions) -> list[Copy]:
     files: dict[str, list[Path]] = defaultdict(list)
     for name in names_in(options.db_path.parent):
         if name.startswith(f"{options.db_path.name}.corrupt-"):
-            files[re.sub("-(wal|shm)$", "", name)].append(options.db_path.with_name(name))
+            files[re.sub(r"(-wal|-shm|\.page-1)$", "", name)].append(options.db_path.with_name(name))
     for name in names_in(options.quarantine_folder):
         files[name].append(options.quarantine_folder / name)
     found = [_copy(tuple(paths)) for paths in files.values()]

@@ -16,9 +16,10 @@ import attrs
 import google_crc32c
 import sqlite_utils
 
+from actors.ports.counts import check_counts, recount
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
-from actors.ports.schema import MIGRATIONS, is_tombstone, stream_as_written
+from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
@@ -94,21 +95,14 @@ class Buffer:
             database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
 
     def stream(self) -> str | None:
-        """The stream that this buffer is the life of; None in a new one. One flipped bit is put right."""
+        """The stream that this buffer is the life of; None in a new one."""
         with named_errors():
-            row = self._connection.execute(
-                "SELECT CAST(stream_id AS BLOB), stream_crc32c FROM buffer_metadata"
-            ).fetchone()
+            row = self._connection.execute("SELECT stream_id, stream_crc32c FROM buffer_metadata").fetchone()
         if row is None:
             return None
-        written = stream_as_written(*row)
-        if written is None:
+        if not is_stream(*row):
             raise BufferDamaged(f"{self.path}: the stream's name is damaged: {row[0]!r}")
-        right = (written.encode(), google_crc32c.value(written.encode()))
-        if right != row:
-            with self._transaction() as connection:
-                connection.execute("UPDATE buffer_metadata SET stream_id = ?, stream_crc32c = ?", (written, right[1]))
-        return written
+        return str(row[0])
 
     def begin_stream(self, stream_id: str, device_id: str, now: float) -> None:
         """Give a new buffer its stream."""
@@ -171,7 +165,8 @@ class Buffer:
         """When the oldest pending row was accepted."""
         with named_errors():
             row = self._connection.execute(
-                "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT 1"
+                "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' AND typeof(buffered_at) = 'real'"
+                " ORDER BY id LIMIT 1"
             ).fetchone()
         return None if row is None else float(row[0])
 
@@ -253,7 +248,8 @@ class Buffer:
                     "SELECT id FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT ?", (count,)
                 )
             ]
-            bury_pending(connection, ranges(seqs), reason, now)
+            if bury_pending(connection, ranges(seqs), reason, now) < len(seqs):
+                raise BufferDamaged(f"{self.path}: what is pending by its index is not so by its rows")
             connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
         return len(seqs)
 
@@ -287,19 +283,12 @@ class Buffer:
                 for grave in connection.execute("SELECT from_seq, to_seq FROM buffer_losses").fetchall()
             )
 
-    def recount(self, last_seq: int) -> None:
-        """Put the count of the sent right: numbers have no holes, so what of those up to `last_seq` neither waits, nor
-        was refused, nor was given up was sent. A replay brings back rows that were counted before, and a new database
-        has counted none.
-        """
+    def recount(self, last_seq: int, *, checked: bool = False) -> None:
+        """Put the count of the sent right; with `checked`, after the counts were held against each other."""
         with self._transaction() as connection:
-            connection.execute(
-                "UPDATE buffer_metadata SET total_sent = max(0, ?"
-                " - (SELECT count(*) FROM prediction_buffer WHERE status = 'pending')"
-                " - (SELECT count(*) FROM prediction_buffer WHERE status = 'failed')"
-                " - (SELECT coalesce(sum(to_seq - from_seq + 1), 0) FROM buffer_losses))",
-                (last_seq,),
-            )
+            if checked:
+                check_counts(connection, last_seq)
+            recount(connection, last_seq)
 
     def losses(self, count_max: int) -> list[Loss]:
         """Tombstones that the cloud has not confirmed yet."""

@@ -15,7 +15,7 @@ from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
 from actors.seqs import Seqs
 from actors.tasks import Done
-from cloud.wire import number_payload
+from cloud.wire import SEQ_HEAD, number_payload
 
 
 def renumber(store: Store, seqs: Seqs) -> int:
@@ -49,7 +49,7 @@ def _copy(seqs: Seqs, next_seq: int, now: float, connection: sqlite3.Connection)
         if checksum in (None, google_crc32c.value(row[1]))  # a changed one must not get a checksum that agrees
     ]
     for new, (old, payload, *columns) in enumerate(rows, next_seq):
-        again = number_payload(new, b"{" + payload[len(b'{"seq":%d,' % old) :])
+        again = number_payload(new, b"{" + payload[len(SEQ_HEAD % old) :])
         insert_rows(connection, [fresh_row(new, again, *columns)])
         connection.execute(
             "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = ? WHERE id = ?",

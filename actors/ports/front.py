@@ -106,6 +106,12 @@ class Front:
         with self.mutex:
             return self.held.oldest_pending_at()
 
+    @property
+    def written_pending_count(self) -> int:
+        """How many of the pending are in SQLite."""
+        with self.mutex:
+            return self.pending_count - self.held.pending_count
+
     def settled(self, count: int) -> None:
         """So many are pending no longer."""
         with self.mutex:

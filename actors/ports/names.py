@@ -1,11 +1,14 @@
 """Under which names the numbers of a buffer go out: a small file beside the database, written before it is needed.
 
+It is also the second witness of the stream that the buffer began with, should the database forget it.
+
 A buffer begins with one stream. It goes on under another one when the cloud turns out to have other predictions under
 its numbers (the buffer was copied, or restored from a backup), and when the device was given another id. Numbers run
 on; a name holds from a number up to the next name's.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,8 +22,14 @@ log = structlog.get_logger()
 
 
 def names_file(db_path: Path) -> Path:
-    """Where the names lie once there is more than one."""
+    """Where the names lie."""
     return db_path.with_name(db_path.name + ".streams")
+
+
+def first_name(db_path: Path) -> str | None:
+    """The stream that the buffer at `db_path` began with, by this file; None where it can't be read."""
+    names = _read(db_path)
+    return names[0].stream_id if names else None
 
 
 def read_names(db_path: Path, first: Stream) -> tuple[Stream, ...]:
@@ -28,15 +37,22 @@ def read_names(db_path: Path, first: Stream) -> tuple[Stream, ...]:
 
     Numbers that then go out under a wrong name are found by the cloud, and numbered anew.
     """
-    try:
-        names = msgspec.json.decode(names_file(db_path).read_bytes(), type=list[Stream])
-    except FileNotFoundError:
-        return (first,)
-    except (OSError, ValueError) as exc:
-        log.error("streams_unreadable", file=str(names_file(db_path)), error=str(exc))  # noqa: TRY400
-        return (first,)
+    return _of(_read(db_path), first)
+
+
+def _of(names: Sequence[Stream], first: Stream) -> tuple[Stream, ...]:
     # Beside another database (the one before was set aside and could not be read) they mean nothing.
     return tuple(names) if names and names[0].stream_id == first.stream_id else (first,)
+
+
+def _read(db_path: Path) -> list[Stream]:
+    try:
+        return msgspec.json.decode(names_file(db_path).read_bytes(), type=list[Stream])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as exc:
+        log.error("streams_unreadable", file=str(names_file(db_path)), error=str(exc))  # noqa: TRY400
+        return []
 
 
 class Names:
@@ -44,10 +60,16 @@ class Names:
 
     def __init__(self, options: StoreOptions, first: Stream) -> None:
         self._options = options
-        self.streams = read_names(options.db_path, first)
+        self._written = _read(options.db_path)
+        self.streams = _of(self._written, first)
 
     def keep_to(self, device_id: str, next_seq: int) -> None:
-        """Numbers from `next_seq` on belong to this device; what was accepted under another id keeps that one."""
+        """Numbers from `next_seq` on belong to this device; what was accepted under another id keeps that one.
+
+        `OSError` where the names can't be written down.
+        """
+        if self._written != list(self.streams):
+            self._write(self.streams)
         if device_id != self.streams[-1].device_id:
             self.begin(next_seq, device_id)
 
@@ -55,6 +77,10 @@ class Names:
         """Numbers from `first_seq` on have a new name. `OSError`: then nothing has changed."""
         before = [stream for stream in self.streams if stream.first_seq < first_seq]
         streams = (*before, Stream(self._options.new_id(self._options.now()), device_id, first_seq))
+        self._write(streams)
+        log.warning("stream_begun", stream_id=streams[-1].stream_id, device_id=device_id, first_seq=first_seq)
+
+    def _write(self, streams: tuple[Stream, ...]) -> None:
         path = names_file(self._options.db_path)
         fresh = path.with_name(path.name + ".new")
         with fresh.open("wb") as file:
@@ -64,5 +90,4 @@ class Names:
             os.fsync(file.fileno())
         fresh.rename(path)
         sync_folder(path.parent)
-        self.streams = streams
-        log.warning("stream_begun", stream_id=streams[-1].stream_id, device_id=device_id, first_seq=first_seq)
+        self.streams, self._written = streams, list(streams)

@@ -1,35 +1,38 @@
 """Read a page of the backlog: SQLite itself joins the payloads, in C and without the interpreter's lock.
 
-Each payload is held against the checksum that it was accepted with, before it goes anywhere.
+Each payload is held against the checksum that it was accepted with, and against the number of its row, before it goes
+anywhere: where a bit of the number itself flipped, in the row or in the index, SQLite finds a neighbour under it.
 """
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import pairwise
 
 import attrs
 import google_crc32c
+import msgspec
 
+from actors.ports.sqlite import BufferDamaged
 from actors.seqs import Payloads, Seqs, Stored, joined, payloads_of, seqs_of
-from cloud.wire import SEQ_MAX, join_payloads
+from cloud.wire import SEQ_HEAD, SEQ_MAX, join_payloads
 
 CHUNK_RECORDS = 100
 """A page is read in pieces of so many: the largest records there are then make 25 MiB, not 250."""
-_OLDEST = (
-    "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
-    " WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?"
+_OLDEST = "SELECT id FROM prediction_buffer WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?"
+_NEWEST = "SELECT id FROM prediction_buffer WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
+_TURNED = f"SELECT id FROM ({_NEWEST}) ORDER BY id"  # noqa: S608 - both halves stand above
+_ROWS = (
+    "SELECT listed.id, row.prediction_data, row.payload_crc32c, row.status"
+    " FROM ({}) AS listed LEFT JOIN prediction_buffer AS row NOT INDEXED ON row.id = listed.id"
 )
-_NEWEST = (
-    "SELECT id, prediction_data, payload_crc32c FROM prediction_buffer"
-    " WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
-)
-_TURNED = f"SELECT * FROM ({_NEWEST}) ORDER BY id"  # noqa: S608 - both halves stand above
+"""The index lists, and each row is asked as well: one that is pending by its index alone would be so for ever."""
 _JOINED = (
-    "SELECT count(*), min(id), max(id), CAST(group_concat(prediction_data, '\n') AS BLOB), group_concat(payload_crc32c)"
-    " FROM ({})"
+    "SELECT count(*), sum(status = 'pending'), min(id), max(id), CAST(group_concat(prediction_data, '\n') AS BLOB),"  # noqa: S608
+    f" group_concat(payload_crc32c) FROM ({_ROWS})"
 )
 """SQLite aggregates an ordered subquery with a LIMIT in its order."""
-_NUMBERS = "SELECT id FROM ({}) ORDER BY id"
-_SINGLY = "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM ({})"
+_NUMBERS = "SELECT id FROM ({})"
+_SINGLY = f"SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM ({_ROWS})"  # noqa: S608
 
 
 @attrs.frozen
@@ -52,7 +55,7 @@ class PayloadsChanged(Exception):
 def read_page(
     connection: sqlite3.Connection, after: int, records_max: int, bytes_max: int, *, newest: bool
 ) -> Payloads:
-    """Pending predictions, their numbers in order; at least one if there is any. `PayloadsChanged`.
+    """Pending predictions, their numbers in order; at least one if there is any. `PayloadsChanged`, `BufferDamaged`.
 
     Lets SQLite's errors through.
 
@@ -64,20 +67,26 @@ def read_page(
         at, inner, ordered = after or SEQ_MAX, _NEWEST, _TURNED
     while left > 0:
         some = (at, min(left, CHUNK_RECORDS))
-        count, first, last, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
+        count, waiting, first, last, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
         if not count:
             break
+        if waiting != count:
+            raise BufferDamaged(
+                f"of {count} rows from {first} to {last} the index says that they wait, and some do not"
+            )
         # A line each: JSON has no line break within a text, and none at all as it is written here.
-        payloads = (lines or b"").split(b"\n")
+        lines = lines or b""
+        payloads = lines.split(b"\n")
         sound = len(payloads) == count and ",".join(map(str, map(google_crc32c.value, payloads))) == checksums
         if not sound and (changed := _changed(connection, inner, some)):
             raise PayloadsChanged(changed)
+        seqs = Seqs([(first, last)])
+        if last - first + 1 != count:
+            seqs = _in_order([seq for (seq,) in connection.execute(_NUMBERS.format(ordered), some)])
+        sound = sound and all(map(bytes.startswith, payloads, [SEQ_HEAD % seq for seq in seqs]))
         if len(lines) > room and pieces:
             break
         if sound and len(lines) <= room:
-            seqs = Seqs([(first, last)])
-            if last - first + 1 != count:
-                seqs = seqs_of([seq for (seq,) in connection.execute(_NUMBERS.format(inner), some)])
             pieces.append(Payloads(seqs, join_payloads(payloads), tuple(map(len, payloads))))
         else:  # perhaps fewer of them fit, and the first one does in any case; or one has a line break in it
             pieces.append(_singly(connection, inner, some, room))
@@ -85,6 +94,12 @@ def read_page(
                 break
         left, room, at = left - count, room - len(lines), first if newest else last
     return joined(pieces[::-1] if newest else pieces)
+
+
+def _in_order(numbers: Sequence[int]) -> Seqs:
+    if any(later <= earlier for earlier, later in pairwise(numbers)):
+        raise BufferDamaged(f"the index lists numbers from {numbers[0]} to {numbers[-1]} out of order")
+    return seqs_of(numbers)
 
 
 def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], bytes_max: int) -> Payloads:
@@ -95,8 +110,24 @@ def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], b
         size += len(payload)
         if page and size > bytes_max:
             break
+        if not (payload or b"").startswith(SEQ_HEAD % seq) and _number_in(payload or b"") != seq:
+            raise BufferDamaged(f"row {seq}: what stands there is another prediction, or none")
         page.append(Stored(seq, payload))
-    return payloads_of(sorted(page, key=lambda record: record.seq))
+    page.sort(key=lambda record: record.seq)
+    _in_order([record.seq for record in page])
+    return payloads_of(page)
+
+
+class _Numbered(msgspec.Struct):
+    seq: int
+
+
+def _number_in(payload: bytes) -> int | None:
+    """The number that a payload carries; None if it can't be read."""
+    try:
+        return msgspec.json.decode(payload, type=_Numbered).seq
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _changed(connection: sqlite3.Connection, inner: str, some: tuple[int, int]) -> list[Changed]:

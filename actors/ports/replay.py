@@ -1,6 +1,6 @@
 """Replay: bring what earlier sessions left in the journal into the buffer, and set aside what can't be read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
 from actors.ports.private import make_folder, sync_folder, write_private
-from actors.ports.rows import rows_of
+from actors.ports.rows import Row, rows_of
 
 INSERT_RECORDS = 1_000
 BAD_SECTOR = "bad_sector"
@@ -79,16 +79,12 @@ def replay(
     saved = 0
     taken_at: list[float] = []
     for seen in ours:
-        rows = rows_of(seen, now)
-        for start in range(0, len(rows), INSERT_RECORDS):
-            stroke = rows[start : start + INSERT_RECORDS]
+        for stroke in _strokes(seen, buffer, now):
             there = buffer.known(stroke[0].seq, stroke[-1].seq)
             times = [row.timestamp for row in stroke if row.seq not in there]
             taken_at += [min(times), max(times)] if times else []
             saved += buffer.insert(stroke, last_seq=seen.last_seq)
-    # What was evicted may still have its line: it stays buried.
-    saved -= buffer.keep_buried()
-    buffer.recount(last_seq)
+    buffer.recount(last_seq, checked=not buffer_set_aside)
     if buffer.checkpoint():
         for seen in ours:
             seen.path.unlink(missing_ok=True)
@@ -106,6 +102,16 @@ def replay(
         buffer_set_aside,
     )
     return Replayed(recovered, last_seq)
+
+
+def _strokes(seen: Scan, buffer: Buffer, now: float) -> Iterator[list[Row]]:
+    """The rows of a segment, some at a time. What was evicted may still have its line: it stays buried."""
+    rows = rows_of(seen, now)
+    for start in range(0, len(rows), INSERT_RECORDS):
+        some = rows[start : start + INSERT_RECORDS]
+        buried = buffer.buried(some[0].seq, some[-1].seq)
+        if stroke := [row for row in some if row.seq not in buried]:
+            yield stroke
 
 
 def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:

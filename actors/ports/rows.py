@@ -73,8 +73,9 @@ def _all_values(row: Row) -> tuple[object, ...]:
 
 
 class _Columns(msgspec.Struct):
-    """The two columns that a replayed payload has to be read for."""
+    """What a payload has to be read for when its row is made anew."""
 
+    seq: int
     image_id: str
     timestamp: float
 
@@ -86,10 +87,13 @@ def rows_of(seen: Scan, now: float) -> list[Row]:
     taken: the later of both is told, and is the same whenever it is read.
     """
     began_at = seen.header.started_at if seen.header else 0.0
-    return [_row(seq, payload, began_at, now) for seq, payload in seen.records]
+    rows = [row_of(payload, began_at) for _, payload in seen.records]
+    for row in rows:
+        row.buffered_at = min(now, max(began_at, row.timestamp))
+    return rows
 
 
-def _row(seq: int, payload: bytes, began_at: float, now: float) -> Row:
+def row_of(payload: bytes, buffered_at: float) -> Row:
+    """The row that a numbered payload makes, pending. `msgspec.DecodeError`."""
     columns = msgspec.json.decode(payload, type=_Columns)
-    accepted_at = min(now, max(began_at, columns.timestamp))
-    return fresh_row(seq, payload, columns.image_id, columns.timestamp, accepted_at)
+    return fresh_row(columns.seq, payload, columns.image_id, columns.timestamp, buffered_at)

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import google_crc32c
 import msgspec
 
 from actors.ports.buffer import Buffer, ranges
+from actors.ports.first_page import mend_first_page
 from actors.ports.journal import Scan, orphans, scan
+from actors.ports.names import first_name
 from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
-from actors.ports.replay import BAD_SECTOR
-from actors.ports.rows import Row, rows_of
-from actors.ports.schema import is_tombstone, stream_as_written
+from actors.ports.replay import BAD_SECTOR, holes
+from actors.ports.rows import Row, row_of, rows_of
+from actors.ports.schema import is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Span
 
@@ -76,7 +78,11 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             file_before.rename(aside.with_name(aside.name + end))
             sync_folder(marker.parent)
     paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
-    return Buffer(options.db_path), _merge(paths, f"{aside} ({reason})")
+    buffer = Buffer(options.db_path)
+    buffer.checkpoint(truncate=True)
+    for path in paths:
+        mend_first_page(path, options.db_path)
+    return buffer, _merge(paths, f"{aside} ({reason})")
 
 
 def open_stream(options: StoreOptions, device_id: str, found: Sequence[Scan]) -> tuple[Buffer, str, str]:
@@ -90,8 +96,9 @@ def open_stream(options: StoreOptions, device_id: str, found: Sequence[Scan]) ->
         if stream_id is None:
             # A new database beside an old journal goes on with the journal's stream: the numbers are its own.
             headers = [seen.header.stream_id for seen in found if seen.header]
-            known = [salvage.stream_id] if salvage.stream_id else headers[-1:]
-            stream_id = known[0] if known else options.new_id(options.now())
+            # So does one beside which the numbers of the old one are known, if not whose they were.
+            witness = first_name(options.db_path) if salvage.last_seq else None
+            stream_id = salvage.stream_id or witness or "".join(headers[-1:]) or options.new_id(options.now())
             fill(buffer, salvage, options, stream_id=stream_id, device_id=device_id, segments=found)
     except (OSError, BufferDamaged, BufferUnwritable):
         buffer.close()
@@ -154,16 +161,21 @@ def fill(
         rows = _salvaged_rows(path)
         while stroke := list(islice(rows, FILL_ROWS)):
             mine = [row for row in stroke if row.status != "sent"]
-            good = [row for row in mine if _whole(row)]
-            buffer.insert(good, last_seq=max(row.seq for row in stroke))
+            good = [whole for row in mine if (whole := _whole(row, options.now()))]
+            buffer.insert(good, last_seq=max([row.seq for row in good], default=0))
+            buffer.checkpoint()  # else the log of all of it lies beside the old database and the new one
             if len(good) < len(mine):
                 owed += ranges([row.seq for row in mine if 1 <= row.seq <= salvage.last_seq])
     for first, last, reason, lost_at in salvage.losses:
-        buffer.bury([(first, last)], reason, lost_at, last_seq=last)
-    buffer.keep_buried()
+        # A tombstone has no checksum: a row that reads is the better witness.
+        there = buffer.known(first, last) | _sent(salvage.paths, first, last)
+        buffer.bury(holes(there, first, last), reason, lost_at, last_seq=0)
     in_journal = {seq for seen in segments for seq, _ in seen.records}
-    for missing in _missing(buffer, owed, in_journal):
-        buffer.bury(missing, BAD_SECTOR, options.now(), last_seq=0)
+    for numbers in _strokes(owed):
+        first, last = numbers[0], numbers[-1]
+        known = buffer.known(first, last) | buffer.buried(first, last) | _sent(salvage.paths, first, last)
+        if missing := [seq for seq in numbers if seq not in known and seq not in in_journal]:
+            buffer.bury(ranges(missing), BAD_SECTOR, options.now(), last_seq=0)
     buffer.checkpoint()
     damage_marker(options.db_path).unlink(missing_ok=True)
     sync_folder(options.db_path.parent)
@@ -184,57 +196,88 @@ def replace(
         for seen in segments:
             rows = [row for row in rows_of(seen, options.now()) if row.seq not in held]
             new.insert(rows, last_seq=last_seq)
+            new.checkpoint()
     except (OSError, BufferDamaged, BufferUnwritable):
         new.close()
         raise
     return new
 
 
-def _missing(buffer: Buffer, owed: Sequence[Span], in_journal: Collection[int]) -> Iterator[list[Span]]:
-    """The numbers that were owed and are nowhere, and have no tombstone, a stroke at a time."""
-    for first, last in owed:
+def _strokes(spans: Iterable[Span]) -> Iterator[range]:
+    """The numbers of these ranges, so many at a time."""
+    for first, last in spans:
         for start in range(first, last + 1, FILL_ROWS):
-            stroke = range(start, min(start + FILL_ROWS, last + 1))
-            known = buffer.known(stroke[0], stroke[-1]) | buffer.buried(stroke[0], stroke[-1])
-            if missing := [seq for seq in stroke if seq not in known and seq not in in_journal]:
-                yield ranges(missing)
+            yield range(start, min(start + FILL_ROWS, last + 1))
+
+
+def _sent(paths: Iterable[Path], first: int, last: int) -> set[int]:
+    """The numbers from `first` to `last` whose rows say that they were sent: an index that still lists one is wrong."""
+    query = "SELECT id FROM prediction_buffer NOT INDEXED WHERE id BETWEEN ? AND ? AND status = 'sent'"
+    found: set[int] = set()
+    for path in paths:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            found.update(seq for (seq,) in _ask(connection, query, first, last))
+    return found
+
+
+def last_number(books: int, sequence: int, accounted: int) -> int:
+    """The highest number that a damaged database gave out, by two witnesses: its books, and SQLite's own sequence.
+
+    Where they differ (the books also count what was never written here), one may be damaged: then it is the higher one
+    that the numbers which are accounted for reach up to. None may be given out twice, so in doubt it is the higher one.
+    0 is one that can't be read.
+    """
+    told = [witness for witness in (books, sequence) if witness]
+    within = [witness for witness in told if witness <= accounted] if len(told) > 1 and books != sequence else told
+    return max(within or told, default=0)
 
 
 def _read_books(path: Path) -> Salvage:
     """What a damaged database still says of its stream and of its tombstones."""
-    stream_id, last_seq = None, 0
-    losses: list[tuple[int, int, str, float]] = []
-    owed: list[Span] = []
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-            row = connection.execute(
-                "SELECT CAST(stream_id AS BLOB), stream_crc32c, last_seq FROM buffer_metadata"
-            ).fetchone()
-            if row and (written := stream_as_written(*row[:2])) and isinstance(row[2], int):
-                stream_id, last_seq = written, row[2]
-        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-            losses = connection.execute(
-                "SELECT from_seq, to_seq, reason, lost_at FROM buffer_losses WHERE confirmed_at IS NULL"
-            ).fetchall()
-        for status in ("pending", "failed"):
-            owed += _numbers(connection, status, last_seq)
-    sound = tuple(loss for loss in losses if is_tombstone(*loss[:3]))
-    return Salvage(stream_id=stream_id, last_seq=last_seq, losses=sound, owed=tuple(owed))
+        books = _ask(connection, "SELECT stream_id, stream_crc32c, last_seq, total_sent FROM buffer_metadata")
+        stream_id, crc32c, last_seq, sent = books[0] if books else (None, None, 0, 0)
+        sequence = _ask(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'")
+        sequence = sequence or _ask(connection, "SELECT max(id) FROM prediction_buffer NOT INDEXED")
+        tombstones = _ask(connection, "SELECT from_seq, to_seq, reason, lost_at, confirmed_at FROM buffer_losses")
+        graves = [grave for grave in tombstones if is_tombstone(*grave[:3])]
+        owed = [span for status in ("pending", "failed") for span in _numbers(connection, status)]
+    given_up = [(first, last) for first, last, *_ in graves]
+    accounted = _number(sent) + sum(last - first + 1 for first, last in [*owed, *given_up])
+    last_seq = last_number(_number(last_seq), _number(sequence[0][0]) if sequence else 0, accounted)
+    return Salvage(
+        stream_id=stream_id if is_stream(stream_id, crc32c) else None,
+        last_seq=last_seq,
+        losses=tuple(grave[:4] for grave in graves if grave[4] is None and grave[1] <= last_seq),
+        owed=tuple((first, last) for first, last in owed if last <= last_seq),
+    )
 
 
-def _numbers(connection: sqlite3.Connection, status: str, last_seq: int) -> Iterator[Span]:
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _ask(connection: sqlite3.Connection, query: str, *values: int) -> list[tuple[Any, ...]]:
+    """The rows up to the first that does not read."""
+    rows: list[tuple[Any, ...]] = []
+    with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+        rows += connection.execute(query, values)
+    return rows
+
+
+def _numbers(connection: sqlite3.Connection, status: str) -> Iterator[Span]:
     """What the index of a status names: it lies on pages of its own, and often reads where the rows do not."""
     table = f"prediction_buffer INDEXED BY prediction_buffer_{status}"
     seen = 0
     with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
         cursor = connection.execute(f"SELECT id FROM {table} WHERE status = '{status}' ORDER BY id")  # noqa: S608
         while some := cursor.fetchmany(FILL_ROWS):
-            numbers = [seq for (seq,) in some if isinstance(seq, int) and seen < seq <= last_seq]
+            numbers = [seq for (seq,) in some if isinstance(seq, int) and seen < seq]
             seen = max(numbers, default=seen)
             yield from ranges(numbers)
 
 
-def _salvaged_rows(path: Path) -> Iterator[Row]:
+def _salvaged_rows(path: Path) -> Iterator[Any]:
     """The rows of a damaged database from both ends of the table, up to the first page that does not read.
 
     The checksum is None in one of an older version.
@@ -257,24 +300,22 @@ def _salvaged_rows(path: Path) -> Iterator[Row]:
                     yield Row(seq, payload, *rest)
 
 
-def _whole(row: Any) -> bool:
-    """Whether a salvaged row is still the prediction that it was: JSON that carries its own number, and no holes.
+def _whole(row: Any, now: float) -> Row | None:
+    """The prediction that a salvaged row holds, if it is what was accepted; where the row was changed, as it was.
 
-    One without a checksum gets it here; one whose status is damaged is pending.
+    The payload says its own number, image and time, and has a checksum (one of an older version has not: its row must
+    agree with it). What is not in quarantine is pending.
     """
-    sound = (
-        isinstance(row.payload, bytes)
-        and row.crc32c in (None, google_crc32c.value(row.payload))
-        and isinstance(row.image_id, str)
-        and all(isinstance(time, int | float) for time in (row.timestamp, row.buffered_at))
-        and isinstance(row.retry_count, int)
-        and isinstance(row.last_error, str | None)
-    )
-    if sound:
-        row.crc32c = google_crc32c.value(row.payload)
-        if row.status != "failed":
-            row.status, row.sent_at = "pending", None
     try:
-        return sound and bool(msgspec.json.decode(row.payload).get("seq") == row.seq)
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
-        return False
+        if row.crc32c not in (None, google_crc32c.value(row.payload)):
+            return None
+        whole = row_of(row.payload, row.buffered_at if isinstance(row.buffered_at, float) else now)
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        return None
+    if whole.seq < 1 or (row.crc32c is None and row.seq != whole.seq):
+        return None
+    if row.status == "failed" and isinstance(row.last_error, str | None):
+        whole.status, whole.last_error = "failed", row.last_error
+    if isinstance(row.retry_count, int):
+        whole.retry_count = row.retry_count
+    return whole

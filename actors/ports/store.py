@@ -164,6 +164,8 @@ class Store:
                 if self._front.held and (not page or (newest and not after)):
                     self._flush()
                     page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
+                if not (page or after) and (unfound := self._front.written_pending_count):
+                    raise BufferDamaged(f"none is found of {unfound} pending predictions")
                 return page  # noqa: TRY300
             except PayloadsChanged as exc:
                 self._give_up(exc.rows)
@@ -337,13 +339,12 @@ class Store:
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""
-        pending = self.pending_count
-        oldest = (self._buffer.oldest_pending_at() or self._front.oldest_pending_at()) if pending else None
+        oldest = (self._buffer.oldest_pending_at() or self._front.oldest_pending_at()) if self.pending_count else None
         return Books(
             stream_id=self.names.streams[-1].stream_id,
             streams=self.names.streams,
             last_seq=self.last_seq,
-            pending=pending,
+            pending=self.pending_count,
             sent=self.sent_count,
             failed=self.failed_count,
             evicted=self._buffer.totals().evicted,

@@ -1,196 +1,285 @@
-"""Flip a bit in every byte: the store always starts, and accounts for what the bit has cost."""
+"""A bit that flips in a database at rest: the device starts, delivers what is good, and can account for every number.
 
-import random
+SQLite has no checksums. It believes a number, a status, an index and its own schema, whatever stands there.
+"""
+
 import shutil
 import sqlite3
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
-import google_crc32c
+import pytest
 
 from actors.messages import Fate, Outcome
-from actors.ports import store as store_room
-from actors.ports.journal import orphans
+from actors.ports.account import Account, read_account
+from actors.ports.chores import perform
+from actors.ports.first_page import PAGE_BYTES
+from actors.ports.opening import NoBooks
+from actors.ports.salvage import last_number
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
-from chaos.sim.platter import NEVER_READ, lay_out, take_in
-from tests.storage.child import DEVICE, Clock, Order, entries, options
-from tests.storage.fixtures import Found, Told, look, reopen, start
+from actors.seqs import Seqs
+from actors.tasks import Task, TaskKind
+from cloud.wire import number_payload
+from tests.actors.ports.stores import Disk, entries, sent
 
-SEED = 20_260_103
-RECORDS = 6
-PAGE_BYTES = 4096
-GIVEN_UP = range(1, 5)
-"""What the test's own eviction buries."""
-HEAD_BYTES, TAIL_BYTES = 200, 64
-"""Of each page of the database every byte of these parts is hit, and of the rest every `STRIDE_BYTES`th."""
-STRIDE_BYTES = 67
-CHANGED_MAX = 0.04
-"""Records or marks that a flipped bit may change on average, unseen."""
-STARTS_BLIND_MAX = 0.001
-"""Of all starts, those that may go by what a damaged index says and not see a record."""
-RECORDS_LOST_MAX = 0.1
-"""Records that a flipped bit may cost on average, of the 17 that the database holds."""
+T = TypeVar("T")
+COUNT, IN_JOURNAL = 60, 3
+"""How many lie in the database, and how many the journal alone holds when the device is killed."""
+SENT, FAILED, LOST = range(1, 21), range(31, 33), (41, 42, 50)
+LAST = COUNT + IN_JOURNAL
+WAITING = [seq for seq in range(21, LAST + 1) if seq not in FAILED and seq not in LOST]
+SMALL: dict[str, object] = {"capacity_bytes": 1 << 20}
+STRIDE = 11
+"""Of the bytes that are not zero, every so many is tried; 11 has no factor in common with a page, a row or a cell."""
+ROUNDS_MAX = 10
+"""More than any drain here takes, a replacement of the database in its middle included."""
 
 
-def accepted(store: Store, told: Told, tag: str, number: int) -> None:
-    records = store.accept(entries(tag, 0, number))
-    told.note("ack", {record.seq: google_crc32c.value(record.payload) for record in records})
-
-
-def left_by_a_kill(folder: Path, build) -> tuple[dict[str, bytes | None], Told]:
-    """What lies on the disk after `build` has worked on a store that is then killed."""
-    place, told = folder / "built", Told()
-    place.mkdir()
-    store = Store.open(DEVICE, options(Order(act="", folder=str(place), sync=False), Clock(1_000.0)))
-    build(store, told, place)
-    state = {path: data for path, data in take_in(place).items() if not path.endswith(NEVER_READ)}
+@pytest.fixture
+def world(folder: Path) -> Disk:
+    """A buffer with rows in every state, all in the database file but for the last ones, which the journal holds."""
+    (folder / "d").mkdir()
+    world = Disk(folder / "d", SMALL)
+    store = world.open()
+    store.accept(entries(COUNT))
+    store.settle([sent(*SENT), Outcome(Fate.QUARANTINED, Seqs([(FAILED[0], FAILED[-1])]), "refused")])
+    perform(store, Task(kind=TaskKind.DISCARD, spans=tuple((seq, seq) for seq in LOST)))
     store.close()
-    return state, told
-
-
-def flipped(data: bytes | None, at: int, bit: int) -> bytes:
-    assert data is not None
-    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
-
-
-def test_flipped_bit_in_a_segment_costs_at_most_its_own_line_and_says_so(folder, capsys):
-    """A header that can't be read, or reads wrongly, costs nothing at all."""
-
-    def build(store, told, place):
-        accepted(store, told, "t", RECORDS)
-
-    state, told = left_by_a_kill(folder, build)
-    (name,) = [path for path in state if path.startswith("buffer-journal/")]
-    segment = state[name]
-    assert segment is not None
-    rng = random.Random(SEED)
-    wrong: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    buried = 0
-    for at in range(len(segment)):
-        line, bit = segment[:at].count(b"\n"), rng.randrange(8)
-        place = folder / "hit"
-        lay_out(state | {name: flipped(segment, at, bit)}, place)
-        found = start(place)
-        shutil.rmtree(place)
-        buried += len(found.buried)
-        try:
-            told.check(found, hit=frozenset({line} if line else ()))
-        except AssertionError as exc:
-            wrong[str(exc).split("\n")[0]] += 1
-            first.setdefault(str(exc).split("\n")[0], f"byte {at} {segment[max(0, at - 12) : at + 12]!r}, bit {bit}")
-    with capsys.disabled():
-        print(f"\nsegment: {len(segment)} bytes hit, {buried} records buried, {sum(wrong.values())} accounts wrong")
-    assert not wrong, [(count, message, first[message]) for message, count in wrong.most_common(5)]
+    left = shutil.copytree(world.folder, folder / "killed")
+    store = world.open()
+    store.accept(entries(LAST)[COUNT:])
+    shutil.copytree(world.folder / "buffer-journal", left / "buffer-journal", dirs_exist_ok=True)
+    store.close()
+    world.folder = left
+    assert not (left / "buffer.db-wal").exists(), "what lies there too would hide the damage"
+    return world
 
 
 @attrs.define
-class Tally:
-    """How the starts on damaged databases went."""
+class Life:
+    """What a device makes of a database: it mends it when it must, and sends all that waits."""
 
-    ways: Counter[str] = attrs.Factory(Counter)
-    changed: int = 0
-    """Payloads of rows that are done with, or marks, that the flipped bit lies in: none of them is sent as it is."""
-    hidden: int = 0
-    """Starts after which a record that came from the journal was not pending: an index that points elsewhere."""
-    set_aside: int = 0
-    """Numbers that were buried because their rows were not as they had been."""
-    missing: int = 0
-    """Numbers that only the database held and that it has lost."""
+    store: Store
+    delivered: dict[int, bytes] = attrs.field(factory=dict)
+    rebuilt: int = 0
 
+    def drain(self) -> None:
+        """Until nothing is pending."""
+        for _ in range(ROUNDS_MAX):
+            page = self.mended(lambda: self.store.pending(0, 10, 1 << 20))
+            if not page:
+                return
+            for record in page:
+                assert self.delivered.setdefault(record.seq, record.payload) == record.payload
+            assert len(set(page.seqs)) == len(page), "a number twice in one batch"
+            seqs = page.seqs
+            self.mended(lambda seqs=seqs: self.store.settle([sent(*seqs)]))  # type: ignore[misc]
+        pytest.fail(f"it never ends: {self.store.pending_count} pending")
 
-def test_flipped_bit_in_the_database_never_keeps_the_device_from_starting(folder, capsys, monkeypatch):
-    """The journal's records are all there, whatever the database looks like; and accepts go on behind all numbers."""
-    monkeypatch.setattr(store_room, "STROKE_ROWS", 4)
-    inside: set[int] = set()
-
-    def build(store, told, place):
-        accepted(store, told, "old", 20)
-        store.evict()
-        page = store.pending(0, 9, 1 << 20)
-        told.note("sent", {record.seq: 0 for record in page[:6]})
-        store.settle([Outcome(Fate.SENT, tuple(record.seq for record in page[:6]))])
-        store.settle([Outcome(Fate.QUARANTINED, tuple(record.seq for record in page[6:]), "why")])
-        store._give_back()
-        store._journal.rotate()
-        store._retire(truncate=True)
-        assert not orphans(place / "buffer-journal")
-        assert len(store.pending(0, 100, 1 << 20)) == 7
-        inside.update(told.payloads)
-        accepted(store, told, "new", 3)
-
-    state, told = left_by_a_kill(folder, build)
-    told.evicts = True
-    database = state["buffer.db"]
-    assert database is not None
-    assert not state.get("buffer.db-wal")
-    rng = random.Random(SEED)
-    tally = Tally()
-    spots = [at for at in range(len(database)) if is_hit(at % PAGE_BYTES) or at % STRIDE_BYTES == 0]
-    troubles: dict[str, str] = {}
-    for at in spots:
-        place = folder / "hit"
-        bit = rng.randrange(8)
-        lay_out(state | {"buffer.db": flipped(database, at, bit)}, place)
+    def mended(self, work: Callable[[], T]) -> T:
+        """As the disk's actor does it."""
         try:
-            found, way = start_damaged(place)
-            tally.ways[way] += 1
-            judge(found, told, inside, tally, way)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it has kept the device from starting
-            trouble = f"{type(exc).__name__}: {exc}".replace(str(folder), "")[:110]
-            troubles.setdefault(trouble, f"page {at // PAGE_BYTES} byte {at % PAGE_BYTES} bit {bit}")
-        shutil.rmtree(place)
-    with capsys.disabled():
-        print(
-            f"\ndatabase: {len(spots)} of {len(database)} bytes hit: {dict(tally.ways)};"
-            f" {tally.set_aside} set aside and explained, {tally.changed} rows done with or marks changed unseen,"
-            f" {tally.missing} lost by the database,"
-            f" {tally.hidden} starts that did not see all of the journal"
-        )
-    assert not troubles, troubles
-    assert tally.ways["set aside at the start"] > 20, "the damage that SQLite can see"
-    assert tally.set_aside > 100, "the damage that only the checksums can see"
-    assert tally.changed < CHANGED_MAX * len(spots)
-    assert tally.hidden <= STARTS_BLIND_MAX * len(spots)
-    assert tally.missing < RECORDS_LOST_MAX * len(spots)
+            return work()
+        except BufferDamaged:
+            self.rebuilt += 1
+            self.store.rebuild()
+            return work()
 
-
-def is_hit(at: int) -> bool:
-    """Both ends of a page: its header and first pointers, and the rows that came first."""
-    return at < HEAD_BYTES or at >= PAGE_BYTES - TAIL_BYTES
-
-
-def start_damaged(place: Path) -> tuple[Found, str]:
-    """Start as the device does: what turns out to be damaged only while running is replaced then."""
-    store = reopen(place)
-    try:
-        way = "set aside at the start" if store.recovered.buffer_set_aside else "as if nothing had happened"
+    def account(self, copy: Disk) -> Account:
+        """As `audit` reads it; where it can't, the operator is told to repair the buffer, and does."""
         try:
-            return look(store, place), way
-        except (BufferDamaged, sqlite3.DatabaseError):
-            store.rebuild()
-            return look(store, place), "set aside while running"
-    finally:
-        store.close()
+            return read_account(copy.folder / "buffer.db")
+        except NoBooks as exc:
+            if "`buffer repair`" not in str(exc):
+                raise
+            self.store.rebuild()
+            return read_account(copy.folder / "buffer.db")
+
+    def explained(self) -> set[int]:
+        """The numbers with a tombstone that the cloud is told of."""
+        losses = self.mended(self.store.losses)
+        return {seq for loss in losses for seq in range(loss.from_seq, loss.to_seq + 1)}
 
 
-def judge(found: Found, told: Told, inside: set[int], tally: Tally, way: str) -> None:
-    there = found.pending | found.failed | found.sent
-    new = told.payloads.keys() - inside
-    before = tally.hidden
-    if way == "set aside while running":
-        # By then the journal's records had moved to the database, and it can lose them like all others.
-        inside = inside | new
-    else:
-        tally.hidden += found.pending.keys() & new != new
-        assert way != "set aside at the start" or tally.hidden <= before, "the journal's records"
-        assert all(found.pending[seq] == told.payloads[seq] for seq in new & found.pending.keys())
-    assert found.next_seq > max(told.payloads), "a number would be given out twice"
-    assert found.next_seq == found.last_seq + 1
-    wrong = {seq for seq in told.payloads.keys() & found.pending.keys() if found.pending[seq] != told.payloads[seq]}
-    assert not wrong, "delivered as something else than what was accepted"
-    tally.changed += sum(there[seq] != told.payloads[seq] for seq in inside & there.keys())
-    tally.set_aside += len(inside & found.buried - told.settled["sent"] - set(GIVEN_UP))
-    tally.missing += len(inside - there.keys() - found.buried - told.settled["sent"])
+def flipped(world: Disk, change: Callable[[bytearray], None]) -> Disk:
+    """A copy whose database is changed."""
+    copy = Disk(world.folder.with_name("copy"), SMALL, streams=world.streams)
+    shutil.rmtree(copy.folder, ignore_errors=True)
+    shutil.copytree(world.folder, copy.folder)
+    database = copy.folder / "buffer.db"
+    data = bytearray(database.read_bytes())
+    change(data)
+    database.write_bytes(data)
+    return copy
+
+
+def judge(copy: Disk, *, lost_max: int) -> Life:
+    """Drained, every number accounted for once, and the next number the next one; also by a second start."""
+    life = Life(copy.open())
+    life.drain()
+    original = {seq: number_payload(seq, entry.body) for seq, entry in enumerate(entries(LAST), 1)}
+    assert life.store.stream_id == "stream-1"
+    assert {seq: payload for seq, payload in life.delivered.items() if original.get(seq) != payload} == {}
+    explained = life.explained()
+    assert set(WAITING) <= life.delivered.keys() | explained, "some are lost, and nobody says so"
+    assert not explained & (life.delivered.keys() | set(SENT)), "some are stored, and told as lost"
+    assert len(explained - set(LOST)) <= lost_max
+    assert life.mended(lambda: life.store.accept(entries(1)))[0].seq == LAST + 1
+    for _ in range(2):
+        life.store.close()
+        life.store = copy.open()
+        given_up = sum(last - first + 1 for first, last, _ in life.account(copy).given_up)
+        books = life.mended(life.store.books)
+        assert books.last_seq == LAST + 1 == books.pending + books.sent + books.failed + given_up
+    life.store.close()
+    return life
+
+
+def test_no_single_bit_of_the_database_costs_more_than_a_page_or_is_left_unaccounted_for(world):
+    """Each page of rows holds some twenty of them."""
+    data = (world.folder / "buffer.db").read_bytes()
+    tried = [at for at, byte in enumerate(data) if byte][::STRIDE]
+    assert len(tried) > 1_000
+    for at in tried:
+
+        def flip(data: bytearray, at: int = at) -> None:
+            data[at] ^= 1 << at % 8
+
+        try:
+            judge(flipped(world, flip), lost_max=25)
+        except AssertionError as exc:
+            raise AssertionError(f"bit {at % 8} of byte {at}: {exc}") from exc
+
+
+def test_row_whose_status_is_no_word_is_delivered_once(world):
+    """By its index it is pending, and to mark it as sent finds no such row: it would be sent for ever."""
+
+    def spoil(data: bytearray) -> None:
+        at = data.index(b"pending", data.index(b'"}frame_28'))
+        data[at + 3] ^= 1
+
+    assert judge(flipped(world, spoil), lost_max=0).rebuilt == 1
+
+
+def test_row_under_its_neighbours_number_is_not_sent_as_that(world):
+    """The payload is whole, and another than the one that was accepted under that number."""
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute("DELETE FROM prediction_buffer WHERE id = 30")
+        connection.execute("UPDATE prediction_buffer SET id = 30 WHERE id = 29")
+    connection.close()
+    life = Life(world.open())
+    life.drain()
+    assert life.delivered[29] == number_payload(29, entries(29)[-1].body)
+    assert 30 not in life.delivered
+    assert life.store.recovered.buffer_set_aside, "30 is nowhere, so the counts do not add up"
+    life.store.close()
+
+
+def shorten_the_index(data: bytearray) -> None:
+    """The header of the page forgets the last three of its cells."""
+    first = data.index(b"CREATE INDEX prediction_buffer_pending")
+    root = data[first - 1]  # the column before the statement
+    at = (root - 1) * PAGE_BYTES + 3
+    cells = int.from_bytes(data[at : at + 2])
+    assert len(WAITING) - IN_JOURNAL <= cells <= len(WAITING)
+    data[at : at + 2] = (cells - 3).to_bytes(2)
+
+
+def test_index_that_has_become_shorter_hides_no_row(world):
+    """What it does not list would wait for ever, and be counted as sent."""
+    life = judge(flipped(world, shorten_the_index), lost_max=0)
+    assert life.delivered.keys() == set(WAITING)
+
+
+def test_index_that_lists_a_number_twice_sends_it_once(world):
+    """And does not forget the one whose place that was."""
+
+    def repeat(data: bytearray) -> None:
+        cell = bytes([3, 1, 1, 29, 29])  # its header, and 29 as the key and as the row
+        assert data.count(cell) == 1
+        at = data.index(cell)
+        data[at + 4] = 28
+
+    life = judge(flipped(world, repeat), lost_max=0)
+    assert life.delivered.keys() == set(WAITING)
+    assert life.rebuilt == 1
+
+
+def test_index_that_becomes_shorter_under_a_running_device_hides_no_row(world):
+    life = Life(world.open())
+    database = world.folder / "buffer.db"
+    data = bytearray(database.read_bytes())
+    shorten_the_index(data)
+    with database.open("r+b") as file:
+        file.write(data)
+    with sqlite3.connect(database) as connection:  # a commit of another process: what the device has cached is void
+        connection.execute("UPDATE buffer_metadata SET last_cleanup = 1")
+    connection.close()
+    life.drain()
+    assert life.delivered.keys() == set(WAITING)
+    assert life.rebuilt == 1
+    life.store.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"SQLite format 3", b"SQLite format 2"), (b"CREATE TABLE buffer_meta", b"CREATE TABLE Cuffer_meta")],
+)
+def test_damaged_first_page_costs_nothing_and_is_kept(world, old, new):
+    """It names every table: without it not one row is found, though all are there."""
+
+    def change(data: bytearray) -> None:
+        data[:PAGE_BYTES] = data[:PAGE_BYTES].replace(old, new, 1)
+
+    copy = flipped(world, change)
+    damaged = (copy.folder / "buffer.db").read_bytes()[:PAGE_BYTES]
+    assert old not in damaged
+    life = judge(copy, lost_max=0)
+    assert life.delivered.keys() == set(WAITING)
+    (page,) = copy.folder.glob("buffer.db.corrupt-*.page-1")
+    assert page.read_bytes() == damaged
+    assert page.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("forgotten", ["stream_id = 'stream-7'", "stream_crc32c = 0", "stream_id = x'00ff'"])
+def test_database_that_has_forgotten_its_stream_goes_on_with_it(world, forgotten):
+    """Under a new one, what the cloud has of it already would be stored a second time."""
+    shutil.rmtree(world.folder / "buffer-journal")  # which would tell
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute(f"UPDATE buffer_metadata SET {forgotten}")
+    connection.close()
+    life = Life(world.open())
+    life.drain()
+    assert life.store.stream_id == "stream-1"
+    assert life.delivered.keys() == set(WAITING[:-IN_JOURNAL])
+    assert life.store.accept(entries(1))[0].seq == COUNT + 1
+    life.store.close()
+
+
+def test_tombstone_that_has_grown_buries_no_row_that_is_there(world):
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute("UPDATE buffer_losses SET to_seq = 58 WHERE from_seq = 50")
+    connection.close()
+    life = judge(world, lost_max=0)
+    assert life.delivered.keys() == set(WAITING)
+
+
+@pytest.mark.parametrize(
+    ("books", "sequence", "accounted", "last"),
+    [
+        (60, 60, 60, 60),
+        (60, 60, 0, 60),  # two that agree need no third
+        (64, 60, 64, 64),  # four were sent and never written here
+        (60, 4156, 60, 60),  # a bit of SQLite's sequence
+        (4156, 60, 60, 60),  # a bit of the books
+        (44, 60, 60, 60),
+        (60, 44, 60, 60),
+        (60, 0, 60, 60),  # the sequence can't be read
+        (0, 60, 20, 60),  # nor can the books, which count the sent: none may be given out twice
+    ],
+)
+def test_last_number_is_the_one_that_two_of_three_witnesses_know(books, sequence, accounted, last):
+    assert last_number(books, sequence, accounted) == last
