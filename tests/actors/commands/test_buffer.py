@@ -142,9 +142,7 @@ def test_vacuum_gives_space_back(folder, monkeypatch):
     monkeypatch.chdir(folder)
     shell = Shell(folder)
     make_buffer(shell.db_path, 6_000)
-    with closing(sqlite3.connect(shell.db_path)) as connection:
-        connection.execute("DELETE FROM prediction_buffer WHERE id > 10")
-        connection.commit()
+    shell.said("buffer", "discard", "--where", "id > 10", "--yes")
     found = shell.json("buffer", "vacuum")
     assert found["bytes_after"] < found["bytes_before"] / 4
     assert shell.db_path.stat().st_size == found["bytes_after"]
