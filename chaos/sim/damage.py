@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chaos.sim.books import Books, Number
 from chaos.sim.drive import Drive
+from chaos.sim.places import places
 
 _SEQ = re.compile(rb'\{"seq":(\d+),')
 
@@ -49,13 +50,21 @@ def _stream_of(segment: bytes) -> str | None:
 
 
 def flip_database(drive: Drive, books: Books, rng: random.Random) -> str:
-    """Flip a bit in the database. In doubt are the rows that read otherwise now; all, if its structure is hit."""
+    """Flip a bit in the database: half of them in any byte, half in each kind of place as often.
+
+    In doubt are the rows that read otherwise now; all, if its structure is hit.
+    """
     path = drive.folder / "buffer.db"
     if not path.is_file() or not path.stat().st_size:
         return ""
     before = _rows_in(path)
     books.database_hit = True
-    at = rng.randrange(path.stat().st_size)
+    found = places(path.read_bytes(), _roots_in(path))
+    every = [(kind, at) for kind in sorted(found) for at in found[kind]]
+    kind, at = rng.choice(every)
+    if rng.random() < 0.5:
+        kind = rng.choice(sorted(found))
+        at = rng.choice(found[kind])
     drive.flip("buffer.db", at, rng.randrange(8))
     after = _rows_in(path)
     if before is None:
@@ -66,7 +75,14 @@ def flip_database(drive: Drive, books: Books, rng: random.Random) -> str:
         hit = {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}
     books.doubted |= hit
     books.unchecked |= {number for number in hit if before is None or before.get(number, (None,))[-1] is None}
-    return f"a bit flips in the database at {at}: {len(hit)} numbers are in doubt"
+    return f"a bit flips in the database at {at} ({kind}): {len(hit)} numbers are in doubt"
+
+
+def _roots_in(path: Path) -> dict[str, int]:
+    """The first page of every table and index; none where that can't be read."""
+    with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+        return dict(connection.execute("SELECT name, rootpage FROM sqlite_master WHERE rootpage > 0").fetchall())
+    return {}
 
 
 def _rows_in(path: Path) -> dict[Number, tuple[object, ...]] | None:

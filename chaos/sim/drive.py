@@ -202,14 +202,15 @@ class Drive:
         self.mounts.add(self)
 
     def flip(self, inside: str, at: int, bit: int) -> None:
-        """Damage one bit, on the platter and in the file; nobody may have it open."""
-        path = self.folder / inside
-        data = bytearray(path.read_bytes())
-        data[at] ^= 1 << bit
+        """Damage one bit, on the platter and in the file, whoever may have it open."""
         self.mounts.remove(self)
-        path.write_bytes(data)
+        with (self.folder / inside).open("r+b") as file:
+            file.seek(at)
+            damaged = bytes([file.read(1)[0] ^ 1 << bit])
+            file.seek(at)
+            file.write(damaged)
         self.mounts.add(self)
-        self.model.do(Op("w", inside, at, bytes(data[at : at + 1])))
+        self.model.do(Op("w", inside, at, damaged))
 
 
 @attrs.define(eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from actors import buffer_writer, fitting, monitor, pipeline, recovery
-from actors.ports import front, opening, store
+from actors.ports import front, opening, salvage, store
 from actors.ports.journal import Journal
 from chaos.sim.plan import Plan
 
@@ -33,6 +33,7 @@ def scaled(plan: Plan) -> Iterator[None]:
         (monitor, "LOOK_EVERY_S", plan.tidy_every_s),
         (store, "STROKE_ROWS", 8),
         (store, "SHRINK_PAGES", 16),
+        (salvage, "FILL_ROWS", 16),
         (store, "FLUSH_RECORDS", 64),
         (front, "HELD_MAX", 200),
         (store, "WAL_BYTES_MAX", 32 * 1024),

@@ -4,6 +4,7 @@ import random
 
 import trio
 
+from chaos.sim.damage import flip_database
 from chaos.sim.host import Host
 from chaos.sim.plan import DISK_WEATHER, Fault
 
@@ -18,6 +19,8 @@ async def befall(host: Host) -> None:
         for fault in DISK_WEATHER:
             if fault in host.plan.faults:
                 nursery.start_soon(_spoil_the_disk, host, fault)
+        if Fault.FLIP_DATABASE in host.plan.faults:
+            nursery.start_soon(_rot, host)
         if Fault.CLOCK_JUMP in host.plan.faults:
             nursery.start_soon(_move_the_clock, host)
         if host.clock.forgotten:
@@ -47,6 +50,16 @@ async def _spoil_the_disk(host: Host, fault: Fault) -> None:
         host.note_health()
         host.drive.heal()
         host.tell("the disk is well")
+
+
+async def _rot(host: Host) -> None:
+    """A bit of the database flips under the running device, which may hold the page in memory or not."""
+    rng = host.dice("rot", host.lives)
+    while True:
+        await _pause(host, rng, 40)
+        if what := flip_database(host.drive, host.books, rng):
+            host.met(Fault.FLIP_DATABASE)
+            host.tell(f"while it runs {what}")
 
 
 async def refuse_at_the_end(host: Host) -> None:
