@@ -15,6 +15,7 @@ import msgspec
 from actors.ports.buffer import Buffer, ranges
 from actors.ports.first_page import mend_first_page
 from actors.ports.journal import Scan, orphans, scan
+from actors.ports.loose import loose_payloads
 from actors.ports.names import first_name
 from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
@@ -171,11 +172,10 @@ def fill(
         there = buffer.known(first, last) | _sent(salvage.paths, first, last)
         buffer.bury(holes(there, first, last), reason, lost_at, last_seq=0)
     in_journal = {seq for seen in segments for seq, _ in seen.records}
-    for numbers in _strokes(owed):
-        first, last = numbers[0], numbers[-1]
-        known = buffer.known(first, last) | buffer.buried(first, last) | _sent(salvage.paths, first, last)
-        if missing := [seq for seq in numbers if seq not in known and seq not in in_journal]:
-            buffer.bury(ranges(missing), BAD_SECTOR, options.now(), last_seq=0)
+    if any(_missing(buffer, salvage.paths, owed, in_journal)):
+        _find_loose(buffer, salvage.paths, owed, in_journal, options.now())
+    for missing in _missing(buffer, salvage.paths, owed, in_journal):
+        buffer.bury(ranges(missing), BAD_SECTOR, options.now(), last_seq=0)
     buffer.checkpoint()
     damage_marker(options.db_path).unlink(missing_ok=True)
     sync_folder(options.db_path.parent)
@@ -203,11 +203,29 @@ def replace(
     return new
 
 
-def _strokes(spans: Iterable[Span]) -> Iterator[range]:
-    """The numbers of these ranges, so many at a time."""
-    for first, last in spans:
+def _missing(
+    buffer: Buffer, paths: Sequence[Path], owed: Sequence[Span], in_journal: Collection[int]
+) -> Iterator[list[int]]:
+    """The numbers that were owed and are nowhere, and have no tombstone, a stroke at a time."""
+    for first, last in owed:
         for start in range(first, last + 1, FILL_ROWS):
-            yield range(start, min(start + FILL_ROWS, last + 1))
+            end = min(start + FILL_ROWS - 1, last)
+            known = buffer.known(start, end) | buffer.buried(start, end) | _sent(paths, start, end)
+            if missing := [seq for seq in range(start, end + 1) if seq not in known and seq not in in_journal]:
+                yield missing
+
+
+def _find_loose(
+    buffer: Buffer, paths: Sequence[Path], owed: Sequence[Span], in_journal: Collection[int], now: float
+) -> None:
+    """Save of the missing what still stands somewhere in the files, though nothing leads there any more."""
+    wanted = {seq for missing in _missing(buffer, paths, owed, in_journal) for seq in missing}
+    for path in paths:
+        rows = (_parsed(payload, now) for payload in loose_payloads(path))
+        found = (row for row in rows if row and row.seq in wanted)
+        while stroke := list(islice(found, FILL_ROWS)):
+            buffer.insert(stroke, last_seq=max(row.seq for row in stroke))
+            buffer.checkpoint()
 
 
 def _sent(paths: Iterable[Path], first: int, last: int) -> set[int]:
@@ -306,16 +324,20 @@ def _whole(row: Any, now: float) -> Row | None:
     The payload says its own number, image and time, and has a checksum (one of an older version has not: its row must
     agree with it). What is not in quarantine is pending.
     """
-    try:
-        if row.crc32c not in (None, google_crc32c.value(row.payload)):
-            return None
-        whole = row_of(row.payload, row.buffered_at if isinstance(row.buffered_at, float) else now)
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    if not isinstance(row.payload, bytes) or row.crc32c not in (None, google_crc32c.value(row.payload)):
         return None
-    if whole.seq < 1 or (row.crc32c is None and row.seq != whole.seq):
+    whole = _parsed(row.payload, row.buffered_at if isinstance(row.buffered_at, float) else now)
+    if whole is None or whole.seq < 1 or (row.crc32c is None and row.seq != whole.seq):
         return None
     if row.status == "failed" and isinstance(row.last_error, str | None):
         whole.status, whole.last_error = "failed", row.last_error
     if isinstance(row.retry_count, int):
         whole.retry_count = row.retry_count
     return whole
+
+
+def _parsed(payload: bytes, buffered_at: float) -> Row | None:
+    try:
+        return row_of(payload, buffered_at)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -244,6 +244,21 @@ def test_damaged_first_page_costs_nothing_and_is_kept(world, old, new):
     assert page.stat().st_mode & 0o777 == 0o600
 
 
+def test_lost_page_that_leads_to_all_rows_costs_none(world):
+    """The rows are still there; what waits among them, and is no remains of old ones, the index of that tells."""
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'prediction_buffer'").fetchone()
+    connection.close()
+
+    def wipe(data: bytearray) -> None:
+        at = (root - 1) * PAGE_BYTES
+        assert data[at] == 5, "SQLite's mark of a page that leads to others"
+        data[at : at + PAGE_BYTES] = bytes(PAGE_BYTES)
+
+    life = judge(flipped(world, wipe), lost_max=0)
+    assert life.delivered.keys() >= set(WAITING)
+
+
 @pytest.mark.parametrize("forgotten", ["stream_id = 'stream-7'", "stream_crc32c = 0", "stream_id = x'00ff'"])
 def test_database_that_has_forgotten_its_stream_goes_on_with_it(world, forgotten):
     """Under a new one, what the cloud has of it already would be stored a second time."""
