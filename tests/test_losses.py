@@ -162,7 +162,9 @@ async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
     def meet_damage(self: Buffer, seqs: Seqs, now: float) -> int:
         monkeypatch.setattr(Buffer, "mark_sent", mark_sent)
         with closing(sqlite3.connect(self.path)) as db, db:
-            db.execute("UPDATE prediction_buffer SET retry_count = 'x' WHERE id IN (2, 3)")
+            db.execute(
+                "UPDATE prediction_buffer SET prediction_data = lower(prediction_data) || 'x' WHERE id IN (2, 3)"
+            )
         raise BufferDamaged("database disk image is malformed")
 
     world.wire.up = False

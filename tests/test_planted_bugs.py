@@ -335,15 +335,17 @@ def log_waits_for_the_live_lane(patch):
 @bug(Fault.CLOCK_JUMP, Fault.OUTAGE)
 def what_a_page_holds_depends_on_the_clock(patch):
     """Predictions that were accepted before the clock went back have to wait until it is later again."""
-    pending = Buffer.pending
+    pending = Store.pending
 
-    def punctual(buffer_, *asked, **named):
-        page = pending(buffer_, *asked, **named)
-        newest = buffer_._connection.execute("SELECT max(buffered_at) FROM prediction_buffer").fetchone()[0] or 0
-        late = buffer_._connection.execute("SELECT buffered_at FROM prediction_buffer ORDER BY id DESC").fetchone()
+    def punctual(store, *asked, **named):
+        page = pending(store, *asked, **named)
+        newest = store._buffer._connection.execute("SELECT max(buffered_at) FROM prediction_buffer").fetchone()[0] or 0
+        late = store._buffer._connection.execute(
+            "SELECT buffered_at FROM prediction_buffer ORDER BY id DESC"
+        ).fetchone()
         return page if late is None or late[0] >= newest else Payloads(seqs_of([]))
 
-    patch.setattr(Buffer, "pending", punctual)
+    patch.setattr(Store, "pending", punctual)
 
 
 @bug(Fault.CLOCK_JUMP)

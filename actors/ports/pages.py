@@ -70,10 +70,8 @@ def read_page(
         count, waiting, first, last, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
         if not count:
             break
-        if waiting != count:
-            raise BufferDamaged(
-                f"of {count} rows from {first} to {last} the index says that they wait, and some do not"
-            )
+        if waiting != count or (last >= at if newest else first <= at):
+            raise BufferDamaged(f"the index lists rows from {first} to {last} as waiting or as next, and some are not")
         # A line each: JSON has no line break within a text, and none at all as it is written here.
         lines = lines or b""
         payloads = lines.split(b"\n")
