@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from actors.audit import compare
+from actors.ports import salvage
 from actors.ports.account import read_account
 from actors.ports.buffer import Buffer, Totals
 from actors.ports.chores import DISCARDED
@@ -161,10 +162,10 @@ async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
 
     def meet_damage(self: Buffer, seqs: Seqs, now: float) -> int:
         monkeypatch.setattr(Buffer, "mark_sent", mark_sent)
+        monkeypatch.setattr(salvage, "loose_payloads", lambda _: iter(()))  # what stood there before is gone, too
         with closing(sqlite3.connect(self.path)) as db, db:
-            db.execute(
-                "UPDATE prediction_buffer SET prediction_data = lower(prediction_data) || 'x' WHERE id IN (2, 3)"
-            )
+            changed = "UPDATE prediction_buffer SET prediction_data = replace(prediction_data, '.0', '.9')"
+            db.execute(f"{changed} WHERE id IN (2, 3)")
         raise BufferDamaged("database disk image is malformed")
 
     world.wire.up = False
