@@ -64,7 +64,7 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             reason = str(exc)
         except BufferUnwritable as exc:
             # SQLite also says 'readonly' of a file whose header claims a version that it only reads.
-            if "readonly" not in str(exc) or not _takes_writes(options.db_path):
+            if "readonly" not in str(exc) or not _only_read(options.db_path):
                 raise
             reason = str(exc)
     names = _names_in(marker, options.db_path.name)
@@ -115,12 +115,10 @@ def _names_in(marker: Path, db_name: str) -> list[str]:
     return [line for line in lines if re.fullmatch(re.escape(db_name) + r"\.corrupt-\d+-\d+", line)]
 
 
-def _takes_writes(path: Path) -> bool:
-    try:
-        with path.open("r+b"):
-            return True
-    except OSError:
-        return False
+def _only_read(path: Path) -> bool:
+    """Whether the header names a version that SQLite does not write: byte 18, beyond 2 (sqlite.org/fileformat2)."""
+    with path.open("rb") as file:
+        return file.read(19)[18:] > b"\2"
 
 
 def mark_damaged(db_path: Path) -> None:

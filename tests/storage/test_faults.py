@@ -194,6 +194,7 @@ def test_no_room_for_what_is_set_aside_costs_no_record_and_the_copy_is_made_once
         swept.laid, swept.hit = lay, before.hit
         for number, found in swept.run():
             assert before.hit <= found.buried, f"call {number}: each has a reason"
+            assert not list(swept.place.glob("buffer.db.corrupt-*")), f"call {number}: a full disk is no damage"
             assert swept.aside == [before.bad_line], f"call {number}: to the last byte"
     with capsys.disabled():
         print(f"\nas damage is set aside: {swept}")
