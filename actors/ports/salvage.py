@@ -258,9 +258,14 @@ def _read_books(path: Path) -> Salvage:
         tombstones = _ask(connection, "SELECT from_seq, to_seq, reason, lost_at, confirmed_at FROM buffer_losses")
         graves = [grave for grave in tombstones if is_tombstone(*grave[:3])]
         owed = [span for status in ("pending", "failed") for span in _numbers(connection, status)]
-    given_up = [(first, last) for first, last, *_ in graves]
-    accounted = _number(sent) + sum(last - first + 1 for first, last in [*owed, *given_up])
-    last_seq = last_number(_number(last_seq), _number(sequence[0][0]) if sequence else 0, accounted)
+        given_up = [(first, last) for first, last, *_ in graves]
+        accounted = _number(sent) + sum(last - first + 1 for first, last in [*owed, *given_up])
+        last_seq = last_number(_number(last_seq), _number(sequence[0][0]) if sequence else 0, accounted)
+        # A start that was killed has told of holes at the end, and nothing else speaks of those. One that reaches over
+        # a row is damaged, and no witness.
+        under = "SELECT 1 FROM prediction_buffer NOT INDEXED WHERE id BETWEEN ? AND ? LIMIT 1"
+        ends = [last for first, last in given_up if last > last_seq and not _ask(connection, under, first, last)]
+        last_seq = max([last_seq, *ends])
     return Salvage(
         stream_id=stream_id if is_stream(stream_id, crc32c) else None,
         last_seq=last_seq,

@@ -17,7 +17,7 @@ from actors.ports.account import Account, read_account
 from actors.ports.chores import perform
 from actors.ports.first_page import PAGE_BYTES
 from actors.ports.opening import NoBooks
-from actors.ports.salvage import last_number
+from actors.ports.salvage import last_number, mark_damaged
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from actors.seqs import Seqs
@@ -271,6 +271,22 @@ def test_database_that_has_forgotten_its_stream_goes_on_with_it(world, forgotten
     assert life.store.stream_id == "stream-1"
     assert life.delivered.keys() == set(WAITING[:-IN_JOURNAL])
     assert life.store.accept(entries(1))[0].seq == COUNT + 1
+    life.store.close()
+
+
+def test_number_that_a_tombstone_alone_speaks_of_is_not_given_out_again(world):
+    """A start was killed behind its tombstone for a bad line at the end; then the database turns out to be damaged."""
+    shutil.rmtree(world.folder / "buffer-journal")
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute(
+            "INSERT INTO buffer_losses (from_seq, to_seq, reason, lost_at) VALUES (?, ?, 'bad_sector', 1.0)",
+            (COUNT + 1, COUNT + 1),
+        )
+    connection.close()
+    mark_damaged(world.folder / "buffer.db")
+    life = Life(world.open())
+    assert life.store.accept(entries(1))[0].seq == COUNT + 2
+    assert COUNT + 1 in life.explained()
     life.store.close()
 
 
