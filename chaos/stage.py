@@ -91,7 +91,7 @@ class Child:
         raise Failed(f"{self.name} did not say what it should within {within_s:.0f} s; its log ends:\n{tail}")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to it and to what it started (a clock that is faked starts the device as a child)."""
+        """Send a signal to it and to what it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -121,7 +121,7 @@ class Stage:
     """`CLOUD_DATABASE_URL`; empty for a SQLite file in the folder."""
     books: dict[Given, str] = attrs.Factory(dict)
     wrappers: tuple[str, ...] = ()
-    """A command line that the device is started with, as `faketime`."""
+    """What the command line that starts the device begins with, as `env` and a preloaded library."""
     hours: float = 0.0
     """How long a soak goes on."""
     lives: int = 0
