@@ -1,5 +1,6 @@
 """The audit: the device's books against the cloud's, number range by number range. Pure."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import attrs
 
 from actors.ports.account import Account, Span
+from actors.verdict import MARK, judge
+
+KEY_REMEDY = "set CLOUD_LOGGING_API_KEY_FILE (or _KEY) to a key that the cloud knows for this device; `doctor` tries it"
+WAY_REMEDY = "`doctor` looks at each step of the way to the cloud"
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +54,24 @@ class Finding:
             return f"{where}: nothing is missing"
         ranges = ", ".join(f"{first}-{last}" for first, last in self.missing[:20])
         return f"{where}: SOMETHING IS WRONG" + (f", missing are {ranges}" if ranges else "")
+
+
+def heard(status: int, headers: Mapping[str, str], body: bytes) -> Mapping[str, Any] | None:
+    """The cloud's answer to `GET /devices/{id}/audit`; None: it has never heard of the device.
+
+    `ValueError` with what came instead and what to do: anybody can say 404, and that is no proof that all is missing.
+    """
+    if MARK in headers and status == 404:
+        return None
+    if MARK in headers and status == 200:
+        try:
+            audit: Mapping[str, Any] = json.loads(body)
+        except ValueError as exc:
+            raise ValueError(f"the cloud's answer is damaged ({exc}); try again") from exc
+        return audit
+    said = judge(status, headers, body, records=0, now=0.0).reason or str(status)
+    stranger = "" if MARK in headers or "not from our cloud" in said else ", but not from our cloud"
+    raise ValueError(f"it was answered {said}{stranger}; {KEY_REMEDY if status in (401, 403) else WAY_REMEDY}")
 
 
 def compare(account: Account, audits: Mapping[str, Mapping[str, Any]], *, given_out: int | None = None) -> Finding:

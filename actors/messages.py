@@ -278,6 +278,8 @@ class Traffic:
     posts: int = 0
     bytes_sent: int = 0
     last_error: str = ""
+    last_error_at: float | None = None
+    """When that was, on the loop's clock."""
     shared: bool = False
     """The cloud hears another process under this device's id at the same time."""
 

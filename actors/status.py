@@ -82,6 +82,7 @@ class Status(TypedDict):
     duplicates: int
     rejected: int
     last_error: str
+    last_error_age_s: float | None
     frames: int
     frames_per_s: float
     accepted_per_s: float
@@ -150,6 +151,7 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
         duplicates=traffic.duplicates,
         rejected=traffic.rejected,
         last_error=traffic.last_error,
+        last_error_age_s=None if traffic.last_error_at is None else age_s(traffic.last_error_at, monotonic),
         frames=vision.frames,
         frames_per_s=pulse.frames_per_s,
         accepted_per_s=pulse.accepted_per_s,

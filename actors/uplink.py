@@ -240,7 +240,9 @@ class _Uplink:
             self.introduced.add(stream)
             self.traffic.value = attrs.evolve(self.traffic.value, shared=bool(verdict.answer.shared))
         if verdict.sense is not Sense.STORED:
-            self.traffic.value = attrs.evolve(self.traffic.value, last_error=verdict.reason)
+            self.traffic.value = attrs.evolve(
+                self.traffic.value, last_error=verdict.reason, last_error_at=trio.current_time()
+            )
             log.warning("post_not_stored", lane=lane.value, sense=verdict.sense.value, reason=verdict.reason)
         await self._report(Report(verdict.sign, verdict.reason))
         return verdict

@@ -419,8 +419,11 @@ async def test_status_has_the_documented_keys_and_they_are_right(world, autojump
         assert status["oldest_pending_age_s"] == 45.0
         assert status["link"]["state"] == "down"
         assert "refused" in status["last_error"]
+        error_at = trio.current_time() - status["last_error_age_s"]
+        assert 15.0 <= error_at < 50.0, "the batch of three closes ten seconds after its first"
         world.wire.up = True
         await until(100.0)
+        says(device.status(), last_error=status["last_error"], last_error_age_s=100.0 - error_at)
         says(device.status(), pending=0, sent=35, is_connected=True, recovery_count=1, recovery_active=False)
         msgspec.json.encode(device.status())
 

@@ -1,13 +1,11 @@
 """`audit`: the device's books against the cloud's, number by number."""
 
-import json
-
 import attrs
 import click
 import trio
 
 from actors import fitting
-from actors.audit import Finding, compare
+from actors.audit import WAY_REMEDY, Finding, compare, heard
 from actors.commands.options import fail, json_option, say, tells, with_settings
 from actors.ports.account import read_account
 from actors.ports.client import Unreachable
@@ -28,7 +26,8 @@ def audit(settings: Settings, *, as_json: bool) -> None:
     try:
         finding = trio.run(find, settings)
     except Unreachable as exc:
-        fail(f"CLOUD_LOGGING_ENDPOINT {settings.cloud_logging_endpoint}: {exc}; nothing could be compared")
+        seen = f"CLOUD_LOGGING_ENDPOINT {settings.cloud_logging_endpoint}: {exc}"
+        fail(f"{seen}; nothing could be compared, {WAY_REMEDY}")
     say(as_json, attrs.asdict(finding), [f"{settings.edge_device_id}: {finding.sentence()}"])
     raise SystemExit(0 if finding.good else 1)
 
@@ -40,9 +39,11 @@ async def find(settings: Settings) -> Finding:
     async with fitting.client(settings, thread_lane()) as client:
         for device_id in {stream.device_id for stream in account.streams}:
             answer = await client.audit(device_id)
-            if answer.status == 200:
-                audits[device_id] = json.loads(answer.body)
-            elif answer.status != 404:
-                raise ValueError(f"{settings.cloud_logging_endpoint}: the cloud answered {answer.status} to the audit")
+            try:
+                told = heard(answer.status, answer.headers, answer.body)
+            except ValueError as exc:
+                raise ValueError(f"{settings.cloud_logging_endpoint}: {exc}") from exc
+            if told is not None:
+                audits[device_id] = told
     # A device that runs has gone on since, and so has the cloud.
     return compare(account, audits, given_out=read_account(settings.buffer_db_path).accepted)

@@ -44,7 +44,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
         journal += f", with {count(found['in_journal'])} that are not in the database yet; they count as pending"
     return [
         ("buffer", found["buffer"]),
-        ("device", f"{found['edge_device_id']}, stream {found['stream_id']} since {moment(found['created_at'])}"),
+        ("device", f"{found['edge_device_id']}, stream {found['stream_id']}"),
+        ("made", moment(found["created_at"])),
         ("numbers", f"1 to {count(found['last_seq'])}" if found["last_seq"] else "none yet"),
         ("pending", f"{count(found['pending'])}, the oldest since {moment(found['oldest_pending_at'])}"),
         ("sent", f"{count(found['sent'])} kept here, {count(found['total_sent'])} in all"),

@@ -47,7 +47,7 @@ def _on_port(settings: Settings) -> Found | None:
         return {"source": url, **found} if found["edge_device_id"] == settings.edge_device_id else None
     try:
         with open_reading(settings.buffer_db_path) as reading:
-            if reading.stream_id != found["stream_id"]:
+            if reading.names[-1].stream_id != found["stream_id"]:
                 return None  # another device on this machine
     except NoBooks:
         pass  # nothing that this user may read: then the port is all there is
@@ -100,7 +100,7 @@ def lines_of(found: Found) -> list[str]:
     if found["cameras_down"]:
         rows.append(("  cameras down", ", ".join(found["cameras_down"])))
     if found["last_error"]:
-        rows.append(("  last error", found["last_error"]))
+        rows.append(("  last error", last_error_of(found)))
     alerts = found["alert_details"].items()
     rows += [
         ("" if place else "  ALERTS", f"{name} for {duration(alert['for_s'])}: {alert['detail']}")
@@ -114,6 +114,11 @@ def drain_of(found: Found) -> str:
     eta_s = found["recovery_eta_s"]
     left = "" if eta_s is None else f", {duration(eta_s)} left"
     return f"{count(found['recovery_sent'])} sent at {found['recovery_per_s']:,.0f}/s{left}"
+
+
+def last_error_of(found: Found) -> str:
+    """What a POST met last that was not stored, and how long ago: the link may be up again since."""
+    return f"{duration(found['last_error_age_s'])} ago: {found['last_error']}" if found["last_error"] else "none"
 
 
 def no_model(found: Found) -> str:

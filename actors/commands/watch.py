@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.commands.options import fail, with_settings
-from actors.commands.status import ask, no_model
+from actors.commands.status import ask, last_error_of, no_model
 from actors.commands.words import bar, count, duration, size
 from actors.settings import Settings
 
@@ -197,7 +197,7 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     refused = f"{count(found['failed'])} quarantined, {count(found['evicted'])} evicted, {count(found['turned_away'])}"
     rows.append(("given up", Text(f"{refused} turned away")))
     rows.append(("disk", _disk(found, bar_chars)))
-    rows.append(("last error", Text(found["last_error"] or "none")))
+    rows.append(("last error", Text(last_error_of(found))))
     return rows
 
 

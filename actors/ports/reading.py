@@ -41,13 +41,23 @@ class ConditionWrong(ValueError):
     """The condition is no SQL that can be asked of `prediction_buffer`."""
 
 
+class Name(msgspec.Struct):
+    """What numbers from `first_seq` on are called in the cloud."""
+
+    stream_id: str
+    device_id: str
+    first_seq: int = 1
+
+
 @attrs.frozen
 class Reading:
     """An open view of a buffer. Every method may raise `NoBooks` (damaged) or `ConditionWrong`."""
 
     db_path: Path
     stream_id: str
-    device_id: str
+    """The stream that the buffer began with."""
+    names: tuple[Name, ...]
+    """Oldest first: a device is called otherwise once its id was changed."""
     last_seq: int
     in_journal: int
     """Rows that are not in SQLite yet. They count as pending; a device that runs may know of some that they are not."""
@@ -114,9 +124,9 @@ class Reading:
             if checksum not in (None, google_crc32c.value(payload)):
                 self.damaged.append(row["id"])
                 continue
-            head = msgspec.json.encode(
-                {"stream_id": self.stream_id, "edge_device_id": self.device_id, "seq": row.pop("id"), **row}
-            )
+            seq = row.pop("id")
+            device_id = next((name for name in reversed(self.names) if seq >= name.first_seq), self.names[0]).device_id
+            head = msgspec.json.encode({"stream_id": self.stream_id, "edge_device_id": device_id, "seq": seq, **row})
             yield head[:-1] + b',"prediction":' + payload + b"}\n"
 
     def stats(self) -> dict[str, Any]:
@@ -139,8 +149,8 @@ class Reading:
             ).fetchall()
         return {
             "buffer": str(self.db_path),
-            "edge_device_id": self.device_id,
-            "stream_id": self.stream_id,
+            "edge_device_id": self.names[-1].device_id,
+            "stream_id": self.names[-1].stream_id,
             "created_at": created_at,
             "last_seq": self.last_seq,
             **counts,
@@ -247,7 +257,16 @@ def _read(db_path: Path) -> Reading:
         connection.close()
         raise
     last_seq = max([last_seq, *(row.seq for row in fresh)])
-    return Reading(db_path, stream_id, device_id, last_seq, len(fresh), connection)
+    return Reading(db_path, stream_id, _names(db_path, Name(stream_id, device_id)), last_seq, len(fresh), connection)
+
+
+def _names(db_path: Path, first: Name) -> tuple[Name, ...]:
+    # As `names.read_names`, without what that room brings along: an operator's look shall not wait for Trio.
+    try:
+        names = msgspec.json.decode(db_path.with_name(f"{db_path.name}.streams").read_bytes(), type=list[Name])
+    except (OSError, ValueError):
+        return (first,)
+    return tuple(names) if names and names[0].stream_id == first.stream_id else (first,)
 
 
 def _connect(db_path: Path) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.audit import compare, count, subtract
+from actors.audit import compare, count, heard, subtract
 from actors.messages import Entry, Fate, Outcome, Stream
 from actors.ports.account import Account, read_account
 from actors.ports.buffer import ranges
@@ -25,6 +25,34 @@ def numbers(spans):
 def test_subtract_against_sets(some, minus):
     holes = [(first, first + more) for first, more in minus]
     assert numbers(subtract(ranges(some), holes)) == some - numbers(holes)
+
+
+OURS = {"holdfast-wire": "1", "content-type": "application/problem+json"}
+
+
+def test_what_the_cloud_answers_is_heard():
+    assert heard(200, OURS, b'{"streams": []}') == {"streams": []}
+    assert heard(404, OURS, b"{}") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "told"),
+    [
+        (401, OURS, b'{"detail": "this key is not known"}', ["401: this key is not known", "KEY_FILE", "`doctor`"]),
+        (403, OURS, b'{"detail": "for another device"}', ["403: for another device", "KEY_FILE", "`doctor`"]),
+        (503, OURS, b'{"detail": "busy"}', ["503: busy", "`doctor`"]),
+        (404, {"content-type": "text/html"}, b"<h1>nginx</h1>", ["404", "nginx", "not from our cloud", "`doctor`"]),
+        (200, {"content-type": "text/html"}, b"<h1>log in</h1>", ["200", "not from our cloud", "log in", "`doctor`"]),
+        (302, {"location": "http://portal/"}, b"", ["redirected to http://portal/", "not from our cloud", "`doctor`"]),
+        (200, OURS, b'{"streams": [', ["damaged", "try again"]),
+    ],
+)
+def test_what_is_no_audit_is_told_with_what_to_do(status, headers, body, told):
+    with pytest.raises(ValueError) as caught:
+        heard(status, headers, body)
+    for part in told:
+        assert part in str(caught.value)
+    assert str(caught.value).count("not from our cloud") <= 1
 
 
 def account(accepted=10, waiting=(), quarantined=(), given_up=()):

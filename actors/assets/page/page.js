@@ -51,7 +51,7 @@ function show(s) {
   say("oldest", s.oldest_pending_age_s === null ? "nothing waits" : `${time(s.oldest_pending_age_s)} old`);
   say("sent", `${count(s.sent)}, ${rate(s.delivered_per_s)}`);
   say("failed", count(s.failed), s.failed ? "bad" : "");
-  say("error", s.last_error || "none");
+  say("error", s.last_error ? `${time(s.last_error_age_s)} ago: ${s.last_error}` : "none");
   byId("drain").hidden = !s.recovery_active;
   if (s.recovery_active) {
     byId("drained").value = s.recovery_sent / Math.max(1, s.recovery_sent + s.pending);

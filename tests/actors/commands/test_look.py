@@ -1,15 +1,21 @@
 """`status`, `config`, `version` and the help: what a stranger reads first."""
 
+import json
+
 import pytest
 
 from actors.commands.front import Front
 from actors.commands.status import ask, status_url
 from actors.commands.words import bar, columns, count, duration, moment, size
 from actors.loading import load_settings
+from actors.messages import Entry
 from actors.ports.journal import FORMAT_VERSION
+from actors.ports.store import Store
 from actors.settings import FIELDS
 from app import main
-from tests.commands_world import Shell, make_buffer
+from cloud.wire import encode_prediction
+from tests.commands_world import SENT_AT, Shell, make_buffer, options
+from tests.world import prediction
 
 CANARY = "c4n4ry-k3y"
 
@@ -124,6 +130,34 @@ def test_status_reads_the_file_when_no_device_runs(shell):
 def test_status_without_anything_says_what_to_do(shell):
     assert "there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to read" in shell.refused("status")
     assert "there is no buffer; BUFFER_DB_PATH (or --buffer-db-path) names the one to compare" in shell.refused("audit")
+
+
+def rename(shell: Shell, name: str) -> str:
+    """The device was started under another id, and has ended; gives the name of the stream that it began."""
+    store = Store.open(name, options(shell.db_path, new_id=lambda _: "second"))
+    store.accept([Entry("late", SENT_AT, encode_prediction(prediction(6)))])
+    store.close()
+    shell.settings["EDGE_DEVICE_ID"] = name
+    return "second"
+
+
+def test_a_device_that_was_renamed_is_called_by_its_new_name_also_when_it_does_not_run(shell):
+    make_buffer(shell.db_path, 5)
+    stream_id = rename(shell, "hall-2")
+    for words in (("status",), ("buffer", "stats")):
+        found = shell.json(*words)
+        assert (found["edge_device_id"], found["stream_id"], found["pending"]) == ("hall-2", stream_id, 6)
+    assert shell.said("status").startswith("hall-2: no device runs")
+    exported = [json.loads(line) for line in shell.said("buffer", "export").splitlines()]
+    assert [row["edge_device_id"] for row in exported] == ["cam"] * 5 + ["hall-2"], "each by the name it goes out under"
+
+
+def test_a_renamed_device_is_known_on_its_port_by_the_stream_it_began(shell, monkeypatch):
+    make_buffer(shell.db_path, 5)
+    answer = {"stream_id": rename(shell, "hall-2"), "edge_device_id": "hall-2"}
+    shell.settings["STATUS_BIND"] = "127.0.0.1:8000"
+    monkeypatch.setattr("actors.commands.status.ask_port", lambda _: answer)
+    assert ask(load_settings(shell.environment())) == {"source": "http://127.0.0.1:8000/status", **answer}
 
 
 @pytest.mark.parametrize(("name", "source"), [("cam", "http://127.0.0.1:8000/status"), ("other", None)])

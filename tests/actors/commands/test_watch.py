@@ -63,6 +63,7 @@ BUSY = found(
     cameras_down=["front", "back"],
     unreadable_last={f"{n}.jpg": "not an image" for n in range(10)},
     last_error="y" * 300,
+    last_error_age_s=185.0,
 )
 
 
@@ -78,7 +79,7 @@ def test_all_that_was_promised_is_on_the_screen():
         assert part in text
     assert " 40 %  40/s  3.0 s left" in text
     assert "91 %  455.0 MiB of 500.0 MiB  full in 2 h 10 min" in text
-    assert "last error" in text
+    assert "last error  3 min 5 s ago: yyy" in text
     assert "! " in text
 
 
@@ -93,7 +94,9 @@ def test_it_fits_whatever_happens(width, height):
 @pytest.mark.parametrize("width", [80, 60, 40])
 def test_what_is_cut_off_is_seen_to_be(width):
     reason = "403: Authorization: this key is not known " + "z" * 100
-    view = View(found(link={"state": "refused", "reason": reason, "for_s": 9.0}, last_error=reason))
+    view = View(
+        found(link={"state": "refused", "reason": reason, "for_s": 9.0}, last_error=reason, last_error_age_s=1.0)
+    )
     lines = {text.split("  ")[0]: text.rstrip() for text in shown(view, width)}
     assert lines["link"].startswith("link        refused for 9.0 s: 403")
     for name in ("link", "last error"):
@@ -111,6 +114,13 @@ def test_a_device_without_sources_is_not_said_to_load_a_model_for_ever():
     for say in (lambda status: shown(View(status)), lambda status: lines_of(status | {"source": "device"})):
         assert "model none" in "\n".join(say(found()))
         assert "model loading" in "\n".join(say(waits))
+
+
+def test_the_last_error_is_told_with_its_age_and_nothing_is_told_before_the_first():
+    for say in (lambda status: shown(View(status)), lambda status: lines_of(status | {"source": "device"})):
+        text = "\n".join(say(found(last_error="503: busy", last_error_age_s=7_800.0)))
+        assert "2 h 10 min ago: 503: busy" in text
+        assert " ago" not in "\n".join(say(found()))
 
 
 def test_a_silent_device_is_told_and_its_last_figures_stay():
