@@ -16,7 +16,11 @@ from actors.settings import Settings
 
 @click.command()
 @json_option
-@with_settings("cloud_logging_endpoint", "edge_device_id", "buffer_db_path", "timeout_seconds")
+@with_settings(
+    *("cloud_logging_endpoint", "cloud_logging_api_key_file"),
+    *("cloud_tls_ca_file", "cloud_tls_cert_file", "cloud_tls_key_file"),
+    *("edge_device_id", "buffer_db_path", "timeout_seconds"),
+)
 @tells(NoBooks, ValueError)
 def audit(settings: Settings, *, as_json: bool) -> None:
     """Compare the device's books with the cloud's, number by number.

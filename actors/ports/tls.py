@@ -95,7 +95,7 @@ def fault(error: BaseException) -> ssl.SSLError | None:
 
 
 def explain(error: BaseException) -> str | None:
-    """What lies behind a failed connection, where it is TLS or the name, in words for a log; else None."""
+    """What lies behind a failed connection, where the error itself does not say it, in words for a log; else None."""
     tls = fault(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return f"the cloud's certificate is not trusted: {tls.verify_message}".rstrip(".")
@@ -104,7 +104,11 @@ def explain(error: BaseException) -> str | None:
         shown = " (is CLOUD_TLS_CERT_FILE the one it expects?)" if "certificate" in reason else ""
         return f"TLS: {reason}{shown}"
     name = next((cause for cause in causes(error) if isinstance(cause, socket.gaierror)), None)
-    return None if name is None else f"the name of the cloud can't be resolved: {name.strerror}"
+    if name is not None:
+        return f"the name of the cloud can't be resolved: {name.strerror}"
+    tries = next((cause.exceptions for cause in causes(error) if isinstance(cause, BaseExceptionGroup)), ())
+    said = sorted({os.strerror(one.errno) for one in tries if isinstance(one, OSError) and one.errno})
+    return f"{error}: {', '.join(said)}" if said else None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -63,6 +63,14 @@ def test_run_explains_every_setting_that_may_stand_in_a_process_list(shell):
         assert (f"--{name.replace('_', '-')} " in said) is not about.secret
 
 
+def test_audit_takes_every_flag_that_may_be_needed_to_reach_the_cloud(shell):
+    said = shell.said("audit", "--help")
+    for flag in ("endpoint", "api-key-file"):
+        assert f"--cloud-logging-{flag} " in said
+    for flag in ("ca-file", "cert-file", "key-file"):
+        assert f"--cloud-tls-{flag} " in said
+
+
 def test_a_mistyped_command_is_met_with_the_nearest(shell):
     assert "did you mean 'status'?" in shell.refused("statu")
     assert "did you mean 'reset-failed'?" in shell.refused("buffer", "reset-faild")
