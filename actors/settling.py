@@ -1,7 +1,7 @@
 """Between reading and the disk: the freshest frame of a camera, and the files whose receipts are awaited."""
 
 from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 
 import attrs
 import trio
@@ -60,22 +60,25 @@ class Ledger:
     _open: deque[tuple[Mark, Reply[tuple[Receipt, ...]]]] = attrs.field(factory=deque, init=False)
     _telling: bool = attrs.field(default=False, init=False)
     _ending: bool = attrs.field(default=False, init=False)
-    _room: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(UNSETTLED_MAX), init=False)
+    _untold: int = attrs.field(default=0, init=False)
+    """Frames that were expected and not told of yet. A count and an event: a semaphore would cost each frame more."""
+    _room: trio.Event = attrs.field(factory=trio.Event, init=False)
     _news: trio.Event = attrs.field(factory=trio.Event, init=False)
     _nobody_reads: trio.Event = attrs.field(factory=trio.Event, init=False)
     """The reader waits for room, or has come to its end."""
     _empty: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def expect(self, mark: Mark) -> Reply[tuple[Receipt, ...]]:
-        """The reply that a frame's receipt will come in; waits while too many wait."""
-        try:
-            self._room.acquire_nowait()  # there mostly is room, and a turn of the loop for every frame adds up
-        except trio.WouldBlock:
+        """The reply that a frame's receipt will come in; waits while too many wait. For one reader."""
+        while self._untold >= UNSETTLED_MAX:
+            self._room = trio.Event()
             self._nobody_reads.set()
-            await self._room.acquire()
+            await self._room.wait()
         reply: Reply[tuple[Receipt, ...]] = Reply()  # an alias that is called costs more than the reply
+        if not self._open:
+            self._news.set()
         self._open.append((mark, reply))
-        self._news.set()
+        self._untold += 1
         return reply
 
     def next_read(self) -> Callable[[], Frame | None]:
@@ -83,7 +86,7 @@ class Ledger:
         due = self._take()
         if not due:
             return self.source.read
-        self._make_room(due)  # told before this read gives a frame that could take the place of one of them
+        self._untold -= len(due)  # told before this read gives a frame that could take the place of one of them
 
         def read() -> Frame | None:
             self._tell(due)
@@ -114,7 +117,8 @@ class Ledger:
                 self._telling = True
                 await self.lane(self._tell, due)
                 self._telling = False
-                self._make_room(due)
+                self._untold -= len(due)
+                self._room.set()
             if not (self._ending or self._room.statistics().tasks_waiting):
                 self._nobody_reads = trio.Event()
 
@@ -125,10 +129,6 @@ class Ledger:
             mark, reply = self._open.popleft()
             due.append((mark, reply.answer))
         return due
-
-    def _make_room(self, told: Sized) -> None:
-        for _ in range(len(told)):
-            self._room.release()
 
     def _tell(self, due: Sequence[tuple[Mark, tuple[Receipt, ...]]]) -> None:
         durable = [mark for mark, receipts in due if _durable(receipts)]

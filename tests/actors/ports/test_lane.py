@@ -74,6 +74,29 @@ async def test_cancelled_call_that_has_begun_ends_first_and_one_that_waits_is_sk
     assert done == ["slow", "next"]
 
 
+async def test_caller_who_is_cancelled_meanwhile_gets_the_result_and_is_cancelled_at_his_next_checkpoint():
+    lane = thread_lane()
+    begun, release = threading.Event(), threading.Event()
+    got: list[str] = []
+
+    def slow() -> str:
+        begun.set()
+        release.wait()
+        return "done"
+
+    async def caller() -> None:
+        got.append(await lane(slow))
+        await trio.lowlevel.checkpoint()
+        got.append("went on")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(caller)
+        await trio.to_thread.run_sync(begun.wait)
+        nursery.cancel_scope.cancel()
+        threading.Timer(0.02, release.set).start()
+    assert got == ["done"]
+
+
 def after(release: threading.Event, call: Callable[[str], None], word: str) -> None:
     release.wait()
     call(word)
