@@ -14,7 +14,7 @@ from actors.claims import Claims
 from actors.groups import GROUP_BYTES_MAX, answer, gather
 from actors.messages import Accept, Books, Entry, Fate, Outcome, Page, PageRequest, Stream
 from actors.ports.chores import perform
-from actors.ports.disk import Disk, look_up
+from actors.ports.disk import Disk, look_over, look_up
 from actors.ports.forks import renumber
 from actors.ports.opening import BufferFull, DiskTrouble, StoreLocked
 from actors.ports.store import Store
@@ -278,26 +278,37 @@ class _Desk:
             try:
                 if await self.disk.open():
                     self.note()
-                while await self.disk.do(Store.tidy):
-                    await trio.lowlevel.checkpoint()
-                await self.write_outcomes()
-                await self.save_tail()
-                # Nobody may have asked for any since; who waits for more than there is asks again himself.
-                if self.full and not self.waits and await self.disk.do(Store.has_room):
-                    self.full = False
-                if not self.full:
-                    self.in_trouble("")
-                # A database that was replaced may bring up what was sent or lost, on a link that never went away.
-                if await self.disk.do(Store.losses) or self.books.value.pending > len(self.in_flight):
-                    self.nudge()
-                seen = await self.disk.do(Store.books)
-                if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:
-                    log.warning("set_aside_dropped", copies=gone, kept_bytes=seen.set_aside_bytes, reason="room")
-                self.books.value = replace(seen, in_memory=len(self.tail), turned_away=self.turned_away)
+                if self.unsettled or self.tail:
+                    await self.catch_up()
+                await self.take_account()
             except (DiskTrouble, BufferFull) as exc:
                 self.in_trouble(str(exc))
             self.note()
             await trio.sleep(TIDY_EVERY_S)
+
+    async def catch_up(self) -> None:
+        """The disk gets what it did not take when it was told. `DiskTrouble`, `BufferFull`."""
+        while await self.disk.do(Store.tidy):
+            await trio.lowlevel.checkpoint()
+        await self.write_outcomes()
+        await self.save_tail()
+
+    async def take_account(self) -> None:
+        """Clean up what is due, and see how the disk stands then. `DiskTrouble`."""
+        while (looked := await self.disk.do(look_over)) is None:
+            await trio.lowlevel.checkpoint()
+        # Nobody may have asked for any since; who waits for more than there is asks again himself.
+        if self.full and not self.waits and await self.disk.do(Store.has_room):
+            self.full = False
+        if not self.full:
+            self.in_trouble("")
+        seen, any_losses = looked
+        # A database that was replaced may bring up what was sent or lost, on a link that never went away.
+        if any_losses or self.books.value.pending > len(self.in_flight):
+            self.nudge()
+        if gone := seen.set_aside_dropped - self.books.value.set_aside_dropped:
+            log.warning("set_aside_dropped", copies=gone, kept_bytes=seen.set_aside_bytes, reason="room")
+        self.books.value = replace(seen, in_memory=len(self.tail), turned_away=self.turned_away)
 
     async def save_tail(self) -> None:
         """The disk is back: what memory kept, and no lane has in its hands, becomes durable, a group at a time, since

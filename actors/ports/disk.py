@@ -7,10 +7,10 @@ import attrs
 import structlog
 import trio
 
-from actors.messages import Entry, PageRequest
+from actors.messages import Books, Entry, PageRequest
 from actors.ports.lane import RunSync
 from actors.ports.opening import DiskTrouble
-from actors.ports.sqlite import BufferDamaged
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.ports.store import Store
 from actors.seqs import Payloads, Stored
 from cloud.wire import Loss
@@ -74,14 +74,25 @@ class Disk:
 
 def _work_on(store: Store, work: Callable[[Store], T]) -> T:
     """In the lane, in one go: nobody else meets the damaged database between the finding and the replacing."""
-    if store.needs_rebuild:
-        store.rebuild()
     try:
-        return work(store)
-    except BufferDamaged as exc:
-        log.error("buffer_damaged", error=str(exc), then="it is set aside and a new one filled")  # noqa: TRY400
-        store.rebuild()
-        return work(store)
+        if store.needs_rebuild:
+            store.rebuild()
+        try:
+            return work(store)
+        except BufferDamaged as exc:
+            log.error("buffer_damaged", error=str(exc), then="it is set aside and a new one filled")  # noqa: TRY400
+            store.rebuild()
+            return work(store)
+    except BufferUnwritable as exc:  # a read that the disk refuses is no more a defect than a write
+        raise DiskTrouble(str(exc)) from exc
+
+
+def look_over(store: Store) -> tuple[Books, bool] | None:
+    """A stroke of what is due; the account, and whether the cloud lacks a loss, once nothing more is due at once.
+
+    All in one trip to the thread, which a device that does nothing else makes every second.
+    """
+    return None if store.tidy() else (store.books(), bool(store.losses()))
 
 
 def look_up(request: PageRequest, store: Store) -> tuple[Payloads, list[Loss]]:

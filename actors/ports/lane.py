@@ -60,7 +60,7 @@ class _ThreadLane:
             self._turn.release()
 
     async def _result(self) -> outcome.Outcome[object]:
-        """What the call that has begun made of it, also for whoever is cancelled meanwhile: his next checkpoint says so.
+        """What the call that has begun made of it. Who is cancelled meanwhile hears of that at his next checkpoint.
 
         A shield around every call would cost a quarter of the loop's part in it.
         """

@@ -5,6 +5,8 @@ import trio
 
 from actors import buffer_writer
 from actors.messages import Fate, Outcome, Receipt
+from actors.ports.buffer import Buffer
+from actors.ports.sqlite import BufferUnwritable
 from actors.settings import WhenFull
 from actors.tail import TAIL_MAX
 from tests.actors.test_buffer_writer import Lane, body, start
@@ -52,6 +54,26 @@ async def test_outcomes_told_to_a_dead_disk_are_written_when_it_comes_back(folde
         await trio.sleep(1.5)
         assert writer.books.value.pending == 0
         assert writer.books.value.in_flight == 0
+        writer.stop()
+
+
+async def test_account_that_the_disk_does_not_let_read_is_trouble_and_not_the_end(folder, autojump_clock, monkeypatch):
+    usual, refused = Buffer.oldest_pending_at, True
+
+    def read(buffer):
+        if refused:
+            raise BufferUnwritable("disk I/O error")
+        return usual(buffer)
+
+    monkeypatch.setattr(Buffer, "oldest_pending_at", read)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder)
+        assert (await writer.log(body())) == (Receipt("stream", 1, durable=True),)
+        await trio.sleep(1.5)
+        assert writer.books.value.trouble == "disk I/O error"
+        refused = False
+        await trio.sleep(1.5)
+        assert (writer.books.value.trouble, writer.books.value.pending) == ("", 1)
         writer.stop()
 
 
