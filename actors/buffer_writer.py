@@ -172,6 +172,9 @@ class _Desk:
         if not self.delivers:
             return
         passed_on = 0
+        numbers = seqs_of([record.seq for record in records])
+        if self.in_flight.free(numbers) is not numbers:  # a page took some before their receipt came back to the loop
+            records = [record for record in records if record.seq not in self.in_flight]
         try:
             for record in records:
                 self.stored.send_nowait(record)

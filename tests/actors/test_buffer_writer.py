@@ -423,3 +423,29 @@ async def test_no_number_leaves_before_the_stream_it_belongs_to_is_known(folder,
         assert [record.seq for record in (await writer.page()).records] == [1]
         assert writer.books.value.stream_id == "stream"
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_page_took_before_its_receipt_was_out_goes_by_one_lane_only(folder, autojump_clock):
+    """The journal's thread is done, and the loop does not know yet: a page may find the rows first."""
+
+    class SlowToReturn(Lane):
+        async def __call__(self, function, /, *args, **kwargs):
+            done = await super().__call__(function, *args, **kwargs)
+            await trio.sleep(0.1)
+            return done
+
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, accept_lane=SlowToReturn())
+        nursery.start_soon(writer.log, body(1), body(2))
+        await trio.sleep(0.05)
+        page = await writer.page(records_max=1)
+        assert [record.seq for record in page.records] == [1]
+        await trio.sleep(0.1)
+        assert writer.stored.receive_nowait().seq == 2
+        with pytest.raises(trio.WouldBlock):
+            writer.stored.receive_nowait()
+        assert writer.books.value.in_flight == 2
+        await writer.control.send(Outcome(Fate.SENT, (1, 2)))
+        await wait_all_tasks_blocked()
+        assert (writer.books.value.in_flight, writer.books.value.pending) == (0, 0)
+        writer.stop()
