@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actors.reply import Reply
 from actors.seqs import Payloads, Seqs, payloads_of, seqs_of
-from cloud.wire import Detection, Loss
+from cloud.wire import BATCH_RECORDS_MAX, Detection, Loss
 
 # --- towards the disk
 
@@ -105,6 +105,7 @@ class Delivery:
     seconds: float
     retry_after_s: float = 0.0
     live: bool = False  # whether live batches went out at about the same time: they are to find the cloud free
+    records_max: int = BATCH_RECORDS_MAX  # how many predictions the cloud takes in one POST, as it said last
 
 
 @attrs.frozen

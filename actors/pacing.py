@@ -19,6 +19,8 @@ LIVE_QUEUED_MIN, LIVE_QUEUED_MAX = 0.1, 0.5
 """The same while live batches go out."""
 LIVE_SLICE_S = 0.02
 """While live batches go out, a POST of the backlog may occupy the cloud for so long: a live one waits for it."""
+SLICE_S = 0.1
+"""A POST of more than any cloud takes may occupy it for so long: other devices have live batches of their own."""
 BATCH_MIN = 32
 """For the sake of that, or of a busy cloud, it is made no smaller: what a POST of less than two of these takes is the
 way's own time and the cloud's time for any POST, and halves of it would be twice as many POSTs."""
@@ -36,19 +38,23 @@ class Pace:
     """The quickest answer seen at this batch size."""
     way_s: float = math.inf
     """The quickest answer seen at any size: nearly what the way itself takes."""
+    size_max: int = BATCH_RECORDS_MAX
+    """Predictions that the cloud takes in one POST."""
     generation: int = 0
     """Grows with each step back, so that one overload, told by eight answers, is heeded once."""
 
     @property
     def growing(self) -> bool:
-        """Whether batches may still become larger."""
-        return self.batch_size < BATCH_RECORDS_MAX
+        """Whether batches are still smaller than any cloud takes: they become larger before more are under way."""
+        return self.batch_size < min(self.size_max, BATCH_RECORDS_MAX)
 
 
 def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
     """The pace after a delivery whose POST began under `generation`; one from before the last halving is no news."""
     if generation != pace.generation:
         return pace
+    size_max = delivery.records_max
+    pace = attrs.evolve(pace, size_max=size_max, batch_size=min(pace.batch_size, size_max))
     match delivery.trouble:
         case Trouble.NONE:
             return _faster(pace, delivery.seconds, live=delivery.live)
@@ -73,11 +79,12 @@ def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
     occupied_s = seconds - way_s
     if live and occupied_s > LIVE_SLICE_S:
         return _smaller(pace) if pace.batch_size >= 2 * BATCH_MIN else pace
-    if pace.growing:
-        if live and 2 * occupied_s > LIVE_SLICE_S:
-            return pace
+    brief = 2 * occupied_s <= (LIVE_SLICE_S if live else SLICE_S)
+    if pace.batch_size < pace.size_max and (brief or (pace.growing and not live)):
         # Another size has another best time.
-        return attrs.evolve(pace, batch_size=min(pace.batch_size * 2, BATCH_RECORDS_MAX), best_s=math.inf)
+        return attrs.evolve(pace, batch_size=min(pace.batch_size * 2, pace.size_max), best_s=math.inf)
+    if pace.growing:
+        return pace
     if queued < (LIVE_QUEUED_MIN if live else QUEUED_MIN):
         return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX))
     return pace

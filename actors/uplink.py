@@ -166,10 +166,12 @@ class _Uplink:
         busy_s = self.busy_until - trio.current_time()
         if self.stopping.is_set() or not self.link.value.usable:
             await self._release(batch.records, None)
-            return Delivery(Trouble.FAILED, records=0, seconds=0.0)
+            return Delivery(Trouble.FAILED, records=0, seconds=0.0, records_max=self.room.records_max)
         if busy_s > 0:
             await self._release(batch.records, None)
-            return Delivery(Trouble.BUSY, records=0, seconds=0.0, retry_after_s=busy_s)
+            return Delivery(
+                Trouble.BUSY, records=0, seconds=0.0, retry_after_s=busy_s, records_max=self.room.records_max
+            )
         began = trio.current_time()
         settlement = await self._offer(batch.records, batch.losses, Lane.BACKLOG)
         seconds = trio.current_time() - began
@@ -180,6 +182,7 @@ class _Uplink:
             seconds=seconds,
             retry_after_s=settlement.trouble.retry_after_s if settlement.trouble else 0.0,
             live=self.live_under_way.value or trio.current_time() - self.live_at < LIVE_NEAR_S,
+            records_max=self.room.records_max,
         )
 
     # --- both
@@ -225,6 +228,7 @@ class _Uplink:
         except Unreachable as exc:
             verdict = no_answer(exc.reason)
         else:
+            self.room.heed(answer.headers)
             verdict = judge(
                 answer.status,
                 answer.headers,

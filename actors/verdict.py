@@ -19,6 +19,8 @@ REASON_CHARS_MAX = 300
 ENVELOPE_AT_FAULT = "the cloud refuses even an empty batch: its version and ours may not fit together"
 MARK = "holdfast-wire"
 """The header that our cloud sets on every answer."""
+BATCH_MAX = "holdfast-batch-max"
+"""The one in which it says how many predictions it takes at once."""
 
 
 class Sense(enum.Enum):
@@ -196,9 +198,17 @@ class Piece:
 
 @attrs.define
 class Room:
-    """How many bytes of payload the cloud takes at once: learnt from 413, shared by both lanes."""
+    """How much the cloud takes at once, shared by both lanes: bytes of payload, learnt from 413, and predictions."""
 
     bytes_max: int = wire.BATCH_BYTES_MAX
+    records_max: int = wire.BATCH_RECORDS_MAX
+
+    def heed(self, headers: Mapping[str, str]) -> None:
+        """Learn what our cloud says of itself; an older one says nothing, and a proxy's answer tells nothing."""
+        if MARK in headers:
+            told = headers.get(BATCH_MAX, "")
+            most = int(told) if told.isascii() and told.isdigit() else wire.BATCH_RECORDS_MAX
+            self.records_max = min(max(1, most), wire.RECORDS_TAKEN_MAX)
 
     def split(self, piece: Piece) -> list[Piece]:
         """Two halves of a piece that was too large; neither lane sends more than the larger of them from now on."""
@@ -263,7 +273,7 @@ def settle(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> Genera
     todo = _to_fit(records, losses, room)
     while todo or done.suspects:
         piece = todo.pop() if todo else Piece(())
-        if piece.size > room.bytes_max and len(piece.records) > 1:
+        if len(piece.records) > 1 and not _fits(piece, room):
             todo += _to_fit(piece.records, piece.losses, room)
             piece = todo.pop()
         verdict = yield piece
@@ -347,7 +357,7 @@ def _undoubt(todo: list[Piece], room: Room) -> None:
     piece = attrs.evolve(todo.pop(), doubted=False)
     if todo and not todo[-1].losses:
         together = Piece(piece.records + todo[-1].records)
-        if together.size <= room.bytes_max and len(together.records) <= wire.BATCH_RECORDS_MAX:
+        if together.size <= room.bytes_max and len(together.records) <= room.records_max:
             todo[-1] = together
             return
     todo.append(piece)
@@ -360,7 +370,7 @@ def _halves(piece: Piece) -> tuple[Piece, Piece]:
 
 def _fits(piece: Piece, room: Room) -> bool:
     return (
-        len(piece.records) <= wire.BATCH_RECORDS_MAX
+        len(piece.records) <= room.records_max
         and len(piece.losses) <= wire.LOSSES_MAX
         and (len(piece.records) < 2 or piece.size <= room.bytes_max)
     )
@@ -375,7 +385,7 @@ def _to_fit(records: Payloads, losses: Sequence[wire.Loss], room: Room) -> list[
     size = 0
     for record in records:
         size += len(record.payload)
-        if not groups or size > room.bytes_max or len(groups[-1]) == wire.BATCH_RECORDS_MAX:
+        if not groups or size > room.bytes_max or len(groups[-1]) == room.records_max:
             groups.append([])
             size = len(record.payload)
         groups[-1].append(record)

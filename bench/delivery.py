@@ -89,18 +89,20 @@ class Bench:
         mine, plain = [], []
         for number in range(self.size.rounds):
             with self.cloud() as endpoint:
+                seen = self.drain(template, endpoint)
+                mine.append(seen["per_s"])
+            with self.cloud() as endpoint:
                 plain.append(
                     call(
                         "bench.drains:plain_client",
                         endpoint=endpoint,
                         count=self.size.backlog,
-                        size=1_000,
+                        size=round(seen["per_post"]),
                         in_flight=PLAIN_IN_FLIGHT,
                     )["per_s"]
                 )
-            with self.cloud() as endpoint:
-                mine.append(self.drain(template, endpoint)["per_s"])
-            note(f"  round {number + 1}: cloud, plain client {plain[-1]:,.0f}, ours {mine[-1]:,.0f}")
+            size = f"{seen['per_post']:,.0f} a POST"
+            note(f"  round {number + 1}: cloud, plain client {plain[-1]:,.0f}, ours {mine[-1]:,.0f}, {size}")
         share = ratio(mine, plain)
         name = f"drain of {self.size.backlog:,} to our own cloud"
         self.lines += [

@@ -53,12 +53,13 @@ def device(folder: str, endpoint: str) -> dict[str, float]:
                     await cells.books.wait_value(_nothing_pending)
                 took, used = time.perf_counter() - began, cpu_s() - cpu
                 nursery.cancel_scope.cancel()
-            sent, repeats = cells.traffic.value.sent, cells.traffic.value.duplicates
+            sent, repeats, posts = (getattr(cells.traffic.value, name) for name in ("sent", "duplicates", "posts"))
             assert (sent, repeats) == (count, 0), f"{sent} sent, {repeats} of them again, of {count}"
         few = max(1, len(samples) // 5)
         return {
             "per_s": count / took,
             "cpu_100k": used / count * 1e5,
+            "per_post": count / posts,
             "above_idle": max(samples, default=0.0) - idle,
             "growth": max(samples[-few:], default=0.0) - max(samples[few : 2 * few], default=0.0),
         }

@@ -14,6 +14,7 @@ import zstandard
 KEY = b'{"seq":'
 ANSWER = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nholdfast-wire: 1\r\naccept-encoding: zstd, gzip\r\n"
+    b"holdfast-batch-max: 4000\r\n"
     b"content-length: %d\r\n\r\n%s"
 )
 

@@ -27,6 +27,7 @@ SECURITY_HEADERS = {
 INTRODUCTION = [
     ("Accept-Encoding", wire.ENCODINGS_TAKEN),
     ("Holdfast-Wire", str(wire.WIRE_VERSION)),
+    ("Holdfast-Batch-Max", str(wire.RECORDS_TAKEN_MAX)),
     *SECURITY_HEADERS.items(),
 ]
 """What every answer says unless its route has said otherwise."""

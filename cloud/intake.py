@@ -8,7 +8,7 @@ import msgspec
 from cloud import wire
 from cloud.ledger import Batch, Record
 
-RECORDS_MAX = wire.BATCH_RECORDS_MAX
+RECORDS_MAX = wire.RECORDS_TAKEN_MAX
 FEW_CLASSES = 4
 """More classes in one image are not remembered: a thousand of the longest would take hundreds of megabytes."""
 ERROR_CHARS_MAX = 300

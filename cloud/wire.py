@@ -23,6 +23,9 @@ RECORD_BYTES_MAX = 256 * 1024
 BATCH_BYTES_MAX = 1024 * 1024
 """What the device puts into one POST before compression; a single record always fits."""
 BATCH_RECORDS_MAX = 1_000
+"""Predictions in one POST that every version of the cloud takes."""
+RECORDS_TAKEN_MAX = 4_000
+"""What this one takes, and says in `Holdfast-Batch-Max` of every answer: the more, the less each prediction costs."""
 BODY_BYTES_MAX = 8 * 1024 * 1024
 """What the cloud takes in one POST, before and after decompression."""
 LOSSES_MAX = 1_000

@@ -24,9 +24,8 @@ from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, na
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
 from actors.tasks import Done
-from cloud.wire import Loss
+from cloud.wire import RECORDS_TAKEN_MAX, Loss
 
-PAGE_RECORDS_MAX = 1_000
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
 _CACHE_KIB = 8 * 1024
@@ -237,7 +236,7 @@ class Buffer:
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
         """A page of pending predictions (`pages.py`); empty if there is none. `PayloadsChanged`."""
         with named_errors():
-            return read_page(self._connection, after, min(records_max, PAGE_RECORDS_MAX), bytes_max, newest=newest)
+            return read_page(self._connection, after, min(records_max, RECORDS_TAKEN_MAX), bytes_max, newest=newest)
 
     def evict(self, count: int, reason: str, now: float) -> int:
         """Drop the oldest pending rows and leave a tombstone for their numbers, in one transaction."""

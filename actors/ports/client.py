@@ -21,15 +21,15 @@ from actors.ports.lane import RunSync, thread_lane
 from actors.ports.tls import Tls, causes, explain
 from cloud import wire
 
-ANSWER_BYTES_MAX = 1024 * 1024
-"""What is read of an answer; a batch of which every record is rejected stays well below."""
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
+"""What is read of an answer; that to the largest batch stays below, whatever the cloud says of each of its records."""
 INLINE_BYTES_MAX = 64 * 1024
 """Bodies up to this size are compressed on the loop: that takes less time than a thread's hop."""
 CONNECTIONS_MAX = 16
 KEEPALIVE_S = 4.0
 """Shorter than the 5 s after which common servers hang up, so that a POST rarely meets a closing connection."""
 NOBODY_ERRNOS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)
-HEADERS_KEPT = ("content-type", "date", "location", "retry-after", "holdfast-wire")
+HEADERS_KEPT = ("content-type", "date", "location", "retry-after", "holdfast-wire", "holdfast-batch-max")
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class Unreachable(Exception):
 
 @attrs.frozen
 class CloudAnswer:
-    """What came back: the status, the few headers that mean something (lower case), at most 1 MiB of body."""
+    """What came back: the status, the few headers that mean something (lower case), at most 8 MiB of body."""
 
     status: int
     headers: Mapping[str, str]

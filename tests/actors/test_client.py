@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from actors.ports.client import ANSWER_BYTES_MAX, ApiKey, CloudClient, Unreachable
 from actors.ports.lane import run_inline
 from cloud import wire
+from cloud.intake import ERROR_CHARS_MAX
 from tests.network import Network
 
 ENDPOINT = "http://10.0.0.1:8001/api/log"
@@ -370,3 +371,8 @@ async def test_it_says_whether_anybody_was_met_at_all(cause, silent, autojump_cl
         with pytest.raises(Unreachable) as caught:
             await client.probe(timeout_s=1)
     assert caught.value.silent is silent
+
+
+def test_the_answer_to_the_largest_batch_is_read_whole_even_if_it_minds_every_record():
+    worst = [wire.Rejection(index, "\0" * ERROR_CHARS_MAX, wire.SEQ_MAX) for index in range(wire.RECORDS_TAKEN_MAX)]
+    assert len(wire.encode_answer(wire.Answer(accepted=0, rejected=worst))) < ANSWER_BYTES_MAX

@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Delivery, Trouble
-from actors.pacing import BATCH_MIN, IN_FLIGHT_MAX, LIVE_SLICE_S, Pace, next_due, next_pace, page_size, rate_per_s
+from actors.pacing import (
+    BATCH_MIN,
+    IN_FLIGHT_MAX,
+    LIVE_SLICE_S,
+    SLICE_S,
+    Pace,
+    next_due,
+    next_pace,
+    page_size,
+    rate_per_s,
+)
 
 GOOD = Delivery(Trouble.NONE, records=32, seconds=0.05)
 
@@ -21,6 +31,42 @@ def test_grows_the_batch_first_and_then_the_requests_in_flight():
         seen.append((pace.batch_size, pace.in_flight))
         pace = after(pace, GOOD)
     assert seen == [(n, 1) for n in (32, 64, 128, 256, 512, 1000)] + [(1000, n) for n in (2, 3, 4, 5, 6, 7, 8, 8)]
+
+
+def test_a_cloud_that_says_it_takes_more_gets_it_as_long_as_that_occupies_it_briefly():
+    way_s, record_s = 0.05, 1e-6
+    pace, seen = Pace(512), []
+    for _ in range(6):
+        seconds = way_s + pace.batch_size * pace.in_flight * record_s
+        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, records_max=4000))
+        seen.append((pace.batch_size, pace.in_flight))
+    assert seen == [(1024, 1), (2048, 1), (4000, 1), (4000, 2), (4000, 3), (4000, 4)]
+
+
+def test_a_cloud_that_needs_its_time_for_a_thousand_gets_no_more_at_once():
+    """Other devices' live batches wait behind each POST."""
+    pace, record_s = Pace(32), 60e-6
+    for _ in range(30):
+        seconds = 0.001 + pace.batch_size * pace.in_flight * record_s
+        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, records_max=4000))
+        assert pace.batch_size <= 1024
+        assert pace.batch_size * record_s <= SLICE_S
+
+
+def test_beside_live_batches_no_post_becomes_longer_than_a_slice_because_the_cloud_would_take_it():
+    pace = Pace(32)
+    for _ in range(40):
+        seconds = 0.001 + pace.batch_size * pace.in_flight * 45e-6
+        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, live=True, records_max=4000))
+        assert pace.batch_size * pace.in_flight * 45e-6 <= LIVE_SLICE_S + 2 * BATCH_MIN * 45e-6
+
+
+def test_a_cloud_that_takes_fewer_gets_no_more_than_it_said():
+    assert after(Pace(4000), attrs.evolve(GOOD, records_max=1000)).batch_size == 1000
+    pace = Pace(32)
+    for _ in range(20):
+        pace = after(pace, attrs.evolve(GOOD, records_max=100))
+    assert (pace.batch_size, pace.in_flight) == (100, IN_FLIGHT_MAX)
 
 
 def test_trouble_halves_the_requests_first_and_then_the_batch():
@@ -161,16 +207,24 @@ def test_rate_before_any_time_has_passed_is_none():
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(list(Trouble)), st.floats(0, 100), st.integers(0, 3), st.booleans()), max_size=60
+        st.tuples(
+            st.sampled_from(list(Trouble)),
+            st.floats(0, 100),
+            st.integers(0, 3),
+            st.booleans(),
+            st.sampled_from([500, 1000, 4000]),
+        ),
+        max_size=60,
     )
 )
 def test_whatever_happens_the_pace_stays_within_its_bounds(steps):
     pace = Pace(32)
-    for trouble, seconds, age, live in steps:
+    for trouble, seconds, age, live, most in steps:
         old = pace
         generation = max(0, pace.generation - age)
-        pace = next_pace(pace, Delivery(trouble, records=1, seconds=seconds, live=live), generation=generation)
-        assert 1 <= pace.batch_size <= 1000
+        delivery = Delivery(trouble, records=1, seconds=seconds, live=live, records_max=most)
+        pace = next_pace(pace, delivery, generation=generation)
+        assert 1 <= pace.batch_size <= (most if generation == old.generation else old.batch_size)
         assert 1 <= pace.in_flight <= IN_FLIGHT_MAX
         if trouble is not Trouble.NONE:
             assert pace.batch_size * pace.in_flight <= old.batch_size * old.in_flight

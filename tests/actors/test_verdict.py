@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from actors.messages import Sign
 from actors.seqs import Stored, payloads_of
-from actors.verdict import MARK, RETRY_AFTER_MAX_S, Room, Sense, Verdict, judge, judge_probe, no_answer, settle
+from actors.verdict import (
+    BATCH_MAX,
+    MARK,
+    RETRY_AFTER_MAX_S,
+    Room,
+    Sense,
+    Verdict,
+    judge,
+    judge_probe,
+    no_answer,
+    settle,
+)
 from cloud import wire
 
 JSON = {"content-type": "application/json"}
@@ -349,3 +360,38 @@ def test_a_bad_record_costs_at_most_two_log_n_posts(count, bad):
     cloud = Cloud(bad=bad & set(range(1, count + 1)))
     run(cloud, records(count, 1))
     assert len(cloud.posts) - 1 <= 2 * math.log2(count) * len(cloud.bad)
+
+
+@pytest.mark.parametrize(
+    ("told", "most"),
+    [(None, 1000), ("4000", 4000), ("250", 250), ("0", 1), ("9" * 30, 4000), ("many", 1000), ("-5", 1000), ("²", 1000)],
+)
+def test_how_many_the_cloud_takes_is_what_it_said_last(told, most):
+    room = Room(records_max=2000)
+    headers = {} if told is None else {BATCH_MAX: told}
+    room.heed(headers)
+    assert room.records_max == 2000, "an answer that is not our cloud's says nothing"
+    room.heed({MARK: "1", **headers})
+    assert room.records_max == most
+
+
+def test_no_piece_holds_more_than_the_cloud_takes():
+    cloud = Cloud()
+    assert run(cloud, records(3000)).sent == list(range(1, 3001))
+    assert [len(piece.records) for piece in cloud.posts] == [1000, 1000, 1000]
+    cloud = Cloud()
+    run(cloud, records(3000), [LOSS], room=Room(records_max=4000))
+    assert [len(piece.records) for piece in cloud.posts] == [3000]
+
+
+def test_a_cloud_that_was_put_back_to_an_older_version_meanwhile_gets_what_that_takes():
+    cloud, room = Cloud(), Room(records_max=4000)
+
+    def older(piece):
+        if len(piece.records) <= 1000:
+            return cloud(piece)
+        room.heed({MARK: "1"})
+        return Verdict(Sense.TOO_LARGE, "413: at most 1000 are taken at once", ours=True)
+
+    assert run(older, records(3000), room=room).sent == list(range(1, 3001))
+    assert max(len(piece.records) for piece in cloud.posts) <= 1000

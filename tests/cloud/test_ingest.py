@@ -85,6 +85,7 @@ async def test_what_the_ledger_raises_is_told_as_a_problem_with_the_headers_of_e
         shared = {
             "accept-encoding",
             "holdfast-wire",
+            "holdfast-batch-max",
             "x-content-type-options",
             "cache-control",
             "content-security-policy",

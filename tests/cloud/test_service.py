@@ -155,7 +155,7 @@ async def test_what_a_newer_device_adds_is_kept():
         (b'{"edge_device_id":"c","predictions":[],"pending":-1}', 422, "pending"),
         (envelope(losses=[(1, 2, "x")], stream=None), 422, "losses"),
         (envelope().replace(b'"losses":[]', b'"losses":[{"from_seq":3,"to_seq":1,"reason":"x"}]'), 422, "losses[0]"),
-        (envelope(*[b"0"] * 1001), 413, "predictions"),
+        (envelope(*[b"0"] * (wire.RECORDS_TAKEN_MAX + 1)), 413, "predictions"),
         (b"x" * (wire.BODY_BYTES_MAX + 1), 413, "body"),
     ],
 )
@@ -165,6 +165,14 @@ async def test_an_unusable_body_gets_a_clear_error_and_stores_nothing(body, stat
         assert answer.status_code == status, answer.text
         assert says in answer.json()["detail"]
         assert (await cloud.get("/devices"))["devices"] == []
+
+
+async def test_as_many_as_every_answer_says_are_taken_at_once():
+    async with service() as cloud:
+        most = int((await cloud.client.get("/health")).headers["Holdfast-Batch-Max"])
+        answer = await cloud.client.post("/log", content=envelope(*[payload(seq) for seq in range(1, most + 1)]))
+        assert answer.json()["accepted"] == most == wire.RECORDS_TAKEN_MAX
+        assert answer.headers["Holdfast-Batch-Max"] == str(most)
 
 
 HOSTILE = {
