@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 import trio
 
+from cloud.garbage import seldom_collected
 from cloud.keys_command import keys
 from cloud.ledger import LedgerUnusable
 from cloud.logs import log_to_stderr
@@ -85,13 +86,14 @@ async def run(settings: Settings) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, stop, nursery.cancel_scope)
             nursery.start_soon(settings.keyring.watch)
-            async with trio.open_nursery() as serving:
-                binds = await serving.start(serve, app, config, stop)
-                keys = "keys needed" if settings.keyring.current else "no keys: loopback only"
-                url = binds[0]
-                where = f"holdfast cloud on {url} (database {settings.database}, {keys})"
-                # In one piece: whoever reads the first line alone may be gone by the second.
-                print(f"{where}\nthe fleet's page: {url}/", flush=True)
+            with seldom_collected():
+                async with trio.open_nursery() as serving:
+                    binds = await serving.start(serve, app, config, stop)
+                    keys = "keys needed" if settings.keyring.current else "no keys: loopback only"
+                    url = binds[0]
+                    where = f"holdfast cloud on {url} (database {settings.database}, {keys})"
+                    # In one piece: whoever reads the first line alone may be gone by the second.
+                    print(f"{where}\nthe fleet's page: {url}/", flush=True)
             nursery.cancel_scope.cancel()
 
 

@@ -19,6 +19,7 @@ from cloud.connection import BELOW, OBSERVER, CloudRequest, Ended, Exchange, NoW
 from cloud.dashboard.routes import Dashboard, dashboard, wants_page
 from cloud.docs_page import CSP, docs_page
 from cloud.export import Exports
+from cloud.garbage import seldom_collected
 from cloud.guard import Gate, check_device, guard, respond, this_request
 from cloud.ingest import METHOD, PATH, Ingest
 from cloud.keyring import Keyring
@@ -128,8 +129,9 @@ def _open_when_serving(app: QuartTrio, door: _Door, settings: Settings) -> None:
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(settings.keyring.watch)
-            task_status.started(ledger)
-            await closing.wait()
+            with seldom_collected():
+                task_status.started(ledger)
+                await closing.wait()
             nursery.cancel_scope.cancel()
 
     @app.after_serving

@@ -13,6 +13,8 @@ GROUP_BATCHES_MAX = 128
 """How many waiting requests share one commit."""
 GATHER_S = 0.01
 """How long a commit waits for requests that are being read: most of what a small batch costs is its commit's."""
+GATHER_RECORDS_MAX = 500
+"""Where so many wait already their commit waits for no more: it stores them while the loop reads the next ones."""
 CLOSE_S_MAX = 10.0
 """How long the commit of what still waits may take once the ledger closes."""
 
@@ -40,6 +42,7 @@ class CommitQueue:
     waiting: int = 0
     """Requests that wait for their commit, or for the end of one under way."""
     _waiting_bytes: int = 0
+    _waiting_records: int = 0
     _expected: int = 0
     """Requests whose batch is on its way here, waits, or has just been answered."""
     _moved: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -73,6 +76,7 @@ class CommitQueue:
         # Counted until it is settled, not until the asker goes away: it takes memory that long.
         self.waiting += 1
         self._waiting_bytes += batch.bytes_plain
+        self._waiting_records += len(batch.records)
         try:
             self._send.send_nowait(waiting)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -115,7 +119,7 @@ class CommitQueue:
 
     async def _gather(self) -> None:
         with trio.move_on_after(GATHER_S):
-            while self._expected > self.waiting and self.waiting < GROUP_BATCHES_MAX:
+            while self._expected > self.waiting < GROUP_BATCHES_MAX and self._waiting_records < GATHER_RECORDS_MAX:
                 self._moved = trio.Event()
                 await self._moved.wait()
 
@@ -134,4 +138,5 @@ class CommitQueue:
         if not waiting.settled.is_set():
             self.waiting -= 1
             self._waiting_bytes -= waiting.batch.bytes_plain
+            self._waiting_records -= len(waiting.batch.records)
             waiting.settled.set()

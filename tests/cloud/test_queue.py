@@ -7,7 +7,7 @@ import trio
 
 from cloud import wire
 from cloud.ledger import Batch
-from cloud.ledger.queue import GATHER_S, CommitQueue
+from cloud.ledger.queue import GATHER_RECORDS_MAX, GATHER_S, CommitQueue
 from tests.cloud.world import batch
 
 SOON_S = GATHER_S / 4
@@ -33,10 +33,24 @@ async def test_a_request_that_is_refused_after_all_is_not_waited_for(autojump_cl
     assert await played((0.0,), refused_s=SOON_S) == [(SOON_S, 1)]
 
 
-async def played(reading_s: Sequence[float], *, refused_s: float | None = None) -> list[tuple[float, int]]:
+@pytest.mark.parametrize(
+    ("records", "commits"),
+    [
+        (GATHER_RECORDS_MAX, [(0.0, 1), (SOON_S, 1)]),
+        (GATHER_RECORDS_MAX // 2, [(SOON_S, 2)]),
+    ],
+    ids=["large ones are stored while the next is read", "small ones share it"],
+)
+async def test_a_commit_waits_for_nobody_where_enough_predictions_wait_already(autojump_clock, records, commits):
+    assert await played((0.0, SOON_S), records=records) == commits
+
+
+async def played(
+    reading_s: Sequence[float], *, records: int = 1, refused_s: float | None = None
+) -> list[tuple[float, int]]:
     """When each commit began and how many batches it had, where requests that begin together take so long to read."""
     seen: list[tuple[float, int]] = []
-    queue = CommitQueue(10, 10_000)
+    queue = CommitQueue(10, 10_000_000)
     began = trio.current_time()
 
     async def commit(batches: Sequence[Batch]) -> list[wire.Answer]:
@@ -47,7 +61,8 @@ async def played(reading_s: Sequence[float], *, refused_s: float | None = None) 
     async def ask(seq: int, seconds: float) -> None:
         with queue.expect():
             await trio.sleep(seconds)
-            assert (await queue.ingest(batch(seq))).accepted == 1
+            of = batch(*range(seq * records, (seq + 1) * records))
+            assert (await queue.ingest(of)).accepted == 1
 
     async def give_up(seconds: float) -> None:
         with queue.expect():
