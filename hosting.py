@@ -51,11 +51,12 @@ class Exchange(TrioASGIHTTPConnection):
 class Hosting(Config):
     """Hypercorn's configuration: where to listen, what is bounded before the app is asked, and nothing else of ours."""
 
-    def __init__(self, bind: str, *, grace_s: float, keep_alive_s: float, stalled_s: float) -> None:
-        """`bind` is HOST:PORT.
+    def __init__(self, bind: str, *, grace_s: float, keep_alive_s: float, stalled_s: float | None) -> None:
+        """`bind` is HOST:PORT, or fd://N for a socket that listens already.
 
         `grace_s`: how long requests under way may take once a stop has come. `keep_alive_s`: how long an idle
-        connection stays open. `stalled_s`: how long a client may take nothing of its answer.
+        connection stays open. `stalled_s`: how long a client may take nothing of its answer; None where clients do not
+        come by TCP.
         """
         super().__init__()
         self.bind = [bind]
@@ -71,7 +72,7 @@ class Hosting(Config):
         An answer is sent behind a shield without a deadline: such a client would hold up a stop for ever.
         """
         sockets: Sockets = super().create_sockets()
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it.
+        if self.stalled_s is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it.
             for listening in sockets.insecure_sockets:
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self.stalled_s * 1_000))
         return sockets

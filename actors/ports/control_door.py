@@ -14,8 +14,6 @@ import attrs
 import msgspec
 import structlog
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -23,8 +21,13 @@ from actors.messages import Receipt
 from actors.ports.control_socket import control_path, short_path
 from actors.tasks import Done, Task, TaskRefused
 from cloud.wire import Prediction, WireError
+from hosting import Exchange, Hosting
+from hosting import serve as host
 
 GRACE_S = 1.0
+"""How long requests under way may take once the device stops."""
+KEEP_ALIVE_S = 5.0
+"""How long an idle connection stays open."""
 BODY_BYTES_MAX = 64 * 1024 * 1024
 log = structlog.get_logger()
 
@@ -41,6 +44,7 @@ class Control:
 def create_control_app(control: Control) -> QuartTrio:
     """`GET /status`, `POST /task` (a `Task`), `POST /accept` (predictions, to be logged as new ones)."""
     app = QuartTrio("control", static_folder=None)
+    app.asgi_http_class = Exchange
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["BODY_TIMEOUT"] = None
@@ -98,15 +102,11 @@ async def serve(control: Control, db_path: Path, stop: trio.Event) -> None:
             remedy="commands that change the buffer need the device stopped; make its folder writable",
         )
         return
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.graceful_timeout = GRACE_S
-    config.include_server_header = False
-    config.loglevel = "WARNING"
+    config = Hosting(f"fd://{listener.detach()}", grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S, stalled_s=None)
     app = create_control_app(control)
     try:
         log.debug("control_door", path=str(path))
-        await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
+        await host(app, config, stop)
     finally:
         # On a disk that has become read-only it stays; the next start takes its place.
         with contextlib.suppress(OSError):
