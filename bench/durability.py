@@ -5,7 +5,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -32,9 +32,10 @@ from bench.pictures import FRAME_SIZE, SMALL, STOCK, WARM_UP, folder_of, images
 from bench.table import Line
 from cloud.wire import number_payload
 
-FRAMES, FEW = 400, 20
+FRAMES, FEW = 220, 20
 """What every opened device pays once falls out of the difference between a long run and a short one."""
-ROUNDS = 12
+ROUNDS = 28
+"""Many short rounds rather than few long ones: the processor's own speed drifts within seconds."""
 COST_MAX = 0.02
 SURE = 0.95
 
@@ -45,35 +46,32 @@ def rounds(folder: str, count: int) -> list[dict[str, float]]:
     """So many rounds of the folder's frames: with the disk, without, without, with; each figure of a round by its name.
 
     All in milliseconds a frame: `on_rest` and `off_rest` are the CPU of everything but the model and the reading of
-    the files, `on_look` and `off_look` that of the model, `on_wall` and `off_wall` the time that passed.
+    the files, `on_look` and `off_look` that of the model, `on_wall` and `off_wall` the time that passed. A round's
+    short runs say with those of all others what is paid once.
     """
     detector = Weighed(make_detector(DetectorKind.ONNXRUNTIME, default_model_path()))
     detector.inner.load()
-    a_frame(detector, Path(folder), durable=True)
+    run(detector, Path(folder), FRAMES, durable=True)
     gc.collect()
     gc.freeze()  # what was made so far is no reason for the collector to look at it again and again
-    told = []
+    many: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
+    few: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
     for number in range(count):
-        sides: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
         for side in ("on", "off", "off", "on"):
-            sides[side].append(a_frame(detector, Path(folder), durable=side == "on"))
-        told.append(
-            {
-                f"{side}_{name}": statistics.fmean(part[name] for part in parts)
-                for side, parts in sides.items()
-                for name in parts[0]
-            }
-        )
-        added_ms = told[-1]["on_rest"] - told[-1]["off_rest"]
-        table.note(f"  round {number + 1} of {count}: {added_ms:.3f} ms of CPU a frame for durable logging")
-    return told
-
-
-def a_frame(detector: "Weighed", folder: Path, *, durable: bool) -> dict[str, float]:
-    """Milliseconds of one frame more, by figure: the difference between many frames and few, over their number."""
-    few = run(detector, folder, FEW, durable=durable)
-    many = run(detector, folder, FRAMES, durable=durable)
-    return {name: (many[name] - few[name]) / (FRAMES - FEW) for name in many}
+            many[side].append(run(detector, Path(folder), FRAMES, durable=side == "on"))
+        for side in ("on", "off"):
+            few[side].append(run(detector, Path(folder), FEW, durable=side == "on"))
+        table.note(f"  round {number + 1} of {count}")
+    once = {side: {name: statistics.median(part[name] for part in few[side]) for name in few[side][0]} for side in few}
+    return [
+        {
+            f"{side}_{name}": (statistics.fmean(part[name] for part in parts[2 * number : 2 * number + 2]) - paid)
+            / (FRAMES - FEW)
+            for side, parts in many.items()
+            for name, paid in once[side].items()
+        }
+        for number in range(count)
+    ]
 
 
 def run(detector: "Weighed", folder: Path, frames: int, *, durable: bool) -> dict[str, float]:
@@ -242,6 +240,15 @@ def cpu_of_a_look(path: str, width: int, height: int, seconds: float = 3.0) -> f
 # --- the table
 
 
+def added_ms(one: Mapping[str, float]) -> float:
+    """What the disk adds to a frame of this round, in milliseconds of CPU at the speed of the looks without it.
+
+    Each side is held against its own looks, which are the same work on both: a processor that was slower for one side,
+    since a neighbour shared it, was so for both parts of that side.
+    """
+    return (one["on_rest"] / one["on_look"] - one["off_rest"] / one["off_look"]) * one["off_look"]
+
+
 def interval(values: Sequence[float], sure: float = SURE) -> tuple[float, float]:
     """Between which two of the values the median lies, as sure as that; without end where there are too few of them.
 
@@ -260,14 +267,14 @@ def interval(values: Sequence[float], sure: float = SURE) -> tuple[float, float]
 def durability(models: dict[str, str], folder: Path, count: int = ROUNDS) -> list[Line]:
     """What the journal, the fsyncs, the buffer, the marks and the cursor add to a frame, beside what the model takes.
 
-    Judged by CPU time: it does not change with the neighbours of a shared machine as wall time does. The disk's own
+    Judged by CPU time: it changes less with the neighbours of a shared machine than wall time does. The disk's own
     waiting is in the wall time alone; it runs beside the next frame. Met is what the whole interval is below.
     """
     place = folder_of(folder / "frames", FRAMES, FRAME_SIZE[SMALL])
     table.note(f"durable logging: {count} rounds")
     told = child.call("bench.durability:rounds", folder=str(place), count=count)
     middle = {name: statistics.median(one[name] for one in told) for name in told[0]}
-    added_ms = [one["on_rest"] - one["off_rest"] for one in told]
+    added = [added_ms(one) for one in told]
     lines = [
         Line(
             f"folder to the last frame, {SMALL}",
@@ -286,12 +293,12 @@ def durability(models: dict[str, str], folder: Path, count: int = ROUNDS) -> lis
         "bench.durability:cpu_of_a_look", path=models[STOCK], width=FRAME_SIZE[STOCK][0], height=FRAME_SIZE[STOCK][1]
     )
     for model, looks_ms in ((SMALL, [one["off_look"] for one in told]), (STOCK, [stock_ms] * count)):
-        shares = [added / look for added, look in zip(added_ms, looks_ms, strict=True)]
+        shares = [part / look for part, look in zip(added, looks_ms, strict=True)]
         (low, high), (lower, share, upper) = interval(shares), statistics.quantiles(shares, method="inclusive")
         lines.append(
             Line(
                 f"durable logging of a frame, beside {model}",
-                f"{statistics.median(added_ms):.3f} ms of CPU: {share:.2%} of a look, at {SURE:.0%} {low:.2%} to "
+                f"{statistics.median(added):.3f} ms of CPU: {share:.2%} of a look, at {SURE:.0%} {low:.2%} to "
                 f"{high:.2%} ({count} rounds, half of them {lower:.2%} to {upper:.2%})",
                 f"{statistics.median(looks_ms):.2f} ms of CPU: the model's look at it",
                 share,

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bench.durability import interval
+from bench.durability import added_ms, interval
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,10 @@ def test_the_median_lies_in_the_interval_as_often_as_it_says():
         low, high = interval([rng.lognormvariate(0, 2) for _ in range(12)])
         inside += low <= 1 <= high
     assert 0.95 <= inside / 2_000 <= 0.98
+
+
+def test_a_processor_that_was_slower_for_one_side_changes_nothing():
+    quick = {"on_rest": 1.6, "on_look": 8.0, "off_rest": 1.4, "off_look": 8.0}
+    slow = quick | {"on_rest": 2.4, "on_look": 12.0}
+    assert added_ms(quick) == pytest.approx(0.2)
+    assert added_ms(slow) == pytest.approx(0.2)
