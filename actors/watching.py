@@ -197,7 +197,9 @@ class Watch:
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Run one of the source's calls; a live source that does not come back in time is left behind."""
-        with trio.move_on_after(self.stall_s if self.source.live else math.inf):
+        if not self.source.live:
+            return await self.lane(function)
+        with trio.move_on_after(self.stall_s):
             try:
                 return await self.lane(function)
             except trio.Cancelled:
@@ -207,8 +209,9 @@ class Watch:
         raise SourceDown(f"source {self.source.name} is stuck: nothing came for {self.stall_s:g} s")
 
     async def _stopped_before(self, due: float) -> bool:
-        with trio.move_on_at(due):
-            await self.stopping.wait()
+        if self.source.live or due > trio.current_time():  # a scope for each of a folder's frames adds up
+            with trio.move_on_at(due):
+                await self.stopping.wait()
         return self.stopping.is_set()
 
     async def _see(self, frame: Frame, reply: Reply[tuple[Receipt, ...]] | None) -> bool:
