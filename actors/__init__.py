@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from actors.messages import PipelineClosed, Receipt
     from actors.pipeline import Pipeline, Ports, open_pipeline
     from actors.ports.detectors import CallableDetector
+    from actors.ports.images import FrameUnreadable
     from actors.settings import Settings, SettingsError, WhenFull
     from cloud.wire import Detection, Prediction, WireError
 
@@ -51,6 +52,7 @@ _ROOMS = {
     "CallTooLarge": "actors.handle",
     "CallableDetector": "actors.ports.detectors",
     "Detection": "cloud.wire",
+    "FrameUnreadable": "actors.ports.images",
     "Pipeline": "actors.pipeline",
     "PipelineClosed": "actors.messages",
     "Ports": "actors.pipeline",
@@ -68,6 +70,7 @@ __all__ = [
     "CallTooLarge",
     "CallableDetector",
     "Detection",
+    "FrameUnreadable",
     "Pipeline",
     "PipelineClosed",
     "Ports",

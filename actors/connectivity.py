@@ -112,6 +112,17 @@ class _Watch:
     probes: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(PROBES_MAX))
     hurry: trio.Event = attrs.field(factory=trio.Event)
     """Set when the probe can't wait for its time."""
+    told: LinkState | None = None
+    """What an operator heard last of the link."""
+
+    def _level(self, state: LinkState) -> str:
+        """How loud a change is told. A cloud that answers probes and no batch makes a suspicion a second, each of which
+        comes to nothing: of those, what raised it (`post_not_stored`) is enough.
+        """
+        if state in (LinkState.SUSPECT, self.told):
+            return "debug"
+        self.told = state
+        return "info" if state in (LinkState.UP, LinkState.UNKNOWN) else "warning"
 
     def note(self, event: Event) -> None:
         """Take an event in: move the link, and the next probe's time."""
@@ -121,8 +132,7 @@ class _Watch:
         old = self.link.value
         new = self.link.value = advance(old, event, now)
         if new.state is not old.state:
-            tell = log.info if new.state in (LinkState.UP, LinkState.UNKNOWN) else log.warning
-            tell(
+            getattr(log, self._level(new.state))(
                 "link_changed",
                 state=new.state.value,
                 before=old.state.value,

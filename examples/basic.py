@@ -10,7 +10,7 @@ import sys
 
 import trio
 
-from actors import load_settings, open_pipeline
+from actors import FrameUnreadable, load_settings, open_pipeline
 
 
 async def main(images: list[str]) -> None:
@@ -18,7 +18,11 @@ async def main(images: list[str]) -> None:
     settings = load_settings(os.environ, flags={"sources": "none"})  # no cameras: we hand the images in
     async with open_pipeline(settings) as pipeline:
         for image in images:
-            result = await pipeline.process_image(image)
+            try:
+                result = await pipeline.process_image(image)
+            except FrameUnreadable as exc:
+                print(exc)
+                continue
             seen = ", ".join(f"{one['class']} {one['confidence']:.2f}" for one in result["detections"]) or "nothing"
             print(f"{result['image_id']}: {seen}; accepted: {result['logged_to_cloud']}")
     # Leaving the block stopped the device: all is flushed, and the last batch was offered to the cloud once.
@@ -27,4 +31,4 @@ async def main(images: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1:])
+    trio.run(main, sys.argv[1:] or sys.exit(__doc__))

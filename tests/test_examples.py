@@ -56,6 +56,25 @@ def test_basic(tmp_path):
     assert lines[-1] == "0 delivered, 2 wait on disk for the next start"
 
 
+def test_basic_names_an_image_that_it_cannot_read_and_goes_on_with_the_next(tmp_path):
+    lines = run("basic.py", tmp_path / "none.jpg", FRAMES / "surface-01.jpg", folder=tmp_path)
+    assert lines[0] == f"{tmp_path / 'none.jpg'}: No such file or directory"
+    assert lines[-1] == "0 delivered, 1 wait on disk for the next start"
+
+
+def test_basic_without_an_image_says_how_it_is_called(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "basic.py"],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "python examples/basic.py IMAGE..." in done.stderr
+
+
 def test_with_monitoring(tmp_path):
     lines = run("with_monitoring.py", 4, folder=tmp_path)
     assert len([line for line in lines if " frames (" in line and "pending" in line]) >= 3

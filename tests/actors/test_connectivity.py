@@ -346,6 +346,27 @@ async def test_every_change_is_told_with_its_reason_and_how_long_the_last_state_
     ]
 
 
+async def test_a_suspicion_that_comes_to_nothing_is_no_line_in_an_operators_log(autojump_clock, world, servers):
+    with structlog.testing.capture_logs() as logs:
+        servers.start_soon(world.run)
+        for _ in range(20):
+            await trio.sleep(1)
+            world.tell(Sign.FAILED, "503")
+        await trio.sleep(1)
+        world.network.sever()
+        world.tell(Sign.FAILED, "reset")
+        await trio.sleep(1)
+        world.network.heal()
+        await trio.sleep(60)
+    changes = [(e["log_level"], e["before"], e["state"]) for e in logs if e["event"] == "link_changed"]
+    assert changes.count(("debug", "up", "suspect")) == 21
+    assert [change for change in changes if change[0] != "debug"] == [
+        ("info", "unknown", "up"),
+        ("warning", "suspect", "down"),
+        ("info", "down", "up"),
+    ]
+
+
 async def test_the_end_of_the_reports_is_the_end_even_in_the_middle_of_a_probe(autojump_clock, world, servers):
     world.network.swallows = True
     servers.start_soon(world.run)
