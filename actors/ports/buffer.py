@@ -111,6 +111,10 @@ class Buffer:
                 " VALUES (1, ?, ?, ?, ?)",
                 (stream_id, google_crc32c.value(stream_id.encode()), device_id, now),
             )
+            connection.execute(
+                "INSERT INTO sqlite_sequence SELECT 'prediction_buffer', 0"
+                " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'prediction_buffer')"
+            )
 
     def totals(self) -> Totals:
         """The counters as they stand."""
@@ -182,10 +186,11 @@ class Buffer:
             sent = sum(row.status == "sent" for row in rows) + unwritten_sent
             failed = sum(row.status == "failed" for row in rows)
             connection.execute(
-                "UPDATE buffer_metadata SET last_seq = max(last_seq, ?), total_buffered = total_buffered + ?,"
-                " total_sent = total_sent + ?, total_failed = total_failed + ?",
-                (last_seq, added + unwritten_sent, sent, failed),
+                "UPDATE buffer_metadata SET total_buffered = total_buffered + ?, total_sent = total_sent + ?,"
+                " total_failed = total_failed + ?",
+                (added + unwritten_sent, sent, failed),
             )
+            _raise_last_seq(connection, last_seq)
         return added
 
     def mark_sent(self, seqs: Seqs, now: float) -> int:
@@ -257,7 +262,7 @@ class Buffer:
         with self._transaction() as connection:
             for first, last in lost:
                 bury_range(connection, first, last, reason, now)
-            connection.execute("UPDATE buffer_metadata SET last_seq = max(last_seq, ?)", (last_seq,))
+            _raise_last_seq(connection, last_seq)
 
     def give_up(self, seqs: Sequence[int], reason: str, now: float) -> int:
         """Bury pending rows; says how many there were."""
@@ -367,6 +372,15 @@ class Buffer:
 
     def _transaction(self) -> Transaction:
         return Transaction(self._connection)
+
+
+def _raise_last_seq(connection: sqlite3.Connection, last_seq: int) -> None:
+    """Note that numbers up to here were given out, in the books and in SQLite's own sequence, which is on another page:
+    a number that was confirmed before it was written here has no row that would speak of it.
+    """
+    connection.execute("UPDATE buffer_metadata SET last_seq = ? WHERE last_seq < ?", (last_seq, last_seq))
+    sequence = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'prediction_buffer' AND seq < ?"
+    connection.execute(sequence, (last_seq, last_seq))
 
 
 def _size(path: str) -> int:

@@ -34,6 +34,8 @@ _LINE = re.compile(
 )
 
 _HEADER = re.compile(rb'\{"crc32c":"([0-9a-f]{8})","header":(\{.*\})\}', re.DOTALL)
+_NAME = re.compile(r"([0-9]{20})-[0-9a-f]{16}" + re.escape(SUFFIX))
+"""First number and session, as `Journal` and `session` make them; a file of another form is nobody's witness."""
 _LINE_START = re.compile(rb'\{"seq":[0-9]{1,19},"crc32c":"')
 
 
@@ -97,10 +99,18 @@ class Scan:
     def last_seq(self) -> int:
         """The highest number that this segment shows to have been given out (0 if none)."""
         return max(
-            self.header.first_seq - 1 if self.header else 0,
+            (_first_seq(self.path, self.header) or 1) - 1,
             max((seq for seq, _ in self.records), default=0),
             max((to for _, to in self.lost), default=0),
         )
+
+
+def _first_seq(path: Path, header: Header | None) -> int | None:
+    """A segment's first number: by its header, or by its name where that does not read; None if neither tells."""
+    if header:
+        return header.first_seq
+    named = _NAME.fullmatch(path.name)
+    return int(named[1]) if named else None
 
 
 def encode_line(seq: int, payload: bytes, crc32c: int) -> bytes:
@@ -143,15 +153,17 @@ def scan(path: Path) -> Scan:
 
 
 def scan_bytes(path: Path, data: bytes) -> Scan:
-    """`scan` of bytes already read. A pure function: `path` is only a label."""
+    """`scan` of bytes already read. A pure function: of `path` only the name counts, where no header reads."""
     first, newline, rest = data.partition(b"\n")
     header = decode_header(first) if newline else None
     offset = len(first) + 1 if header else 0
     found: list[tuple[int, bytes]] = []
     damage: list[Damage] = []
     lost: list[tuple[int, int]] = []
-    expected = header.first_seq if header else None
-    bad_since_good = 0
+    expected = _first_seq(path, header)
+    bad_since_good = (
+        0 if header else -1
+    )  # what does not read at the beginning is the header itself, which was no number
     *lines, torn = (rest if header else data).split(b"\n")
     # The last line may lack nothing but its newline: then it is whole, and it counts.
     for whole in (torn, torn[:-1]):  # the newline may be gone, or damaged
@@ -168,7 +180,7 @@ def scan_bytes(path: Path, data: bytes) -> Scan:
             found.append(record)
             bad_since_good = 0
         offset += len(piece)
-    if bad_since_good and expected is not None:
+    if bad_since_good > 0 and expected is not None:
         # Complete lines at the end that can't be read: each was a number, and it must not be given out again.
         lost.append((expected, expected + bad_since_good - 1))
     return Scan(path, header, tuple(found), tuple(damage), torn, tuple(lost))

@@ -7,13 +7,16 @@ import random
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chaos.sim.books import Books, Number
 from chaos.sim.drive import Drive
 from chaos.sim.places import places
 
+FILES = ("", "-wal")
+"""The ends of the names of a database's files: itself, and its write-ahead log."""
+_Rows = dict[Number, tuple[object, ...]]
 _SEQ = re.compile(rb'\{"seq":(\d+),')
 
 
@@ -49,15 +52,17 @@ def _stream_of(segment: bytes) -> str | None:
     return None
 
 
-def flip_database(drive: Drive, books: Books, rng: random.Random) -> str:
+def flip_database(drive: Drive, books: Books, rng: random.Random, *, running: bool = False) -> str:
     """Flip a bit in the database: half of them in any byte, half in each kind of place as often.
 
-    In doubt are the rows that read otherwise now; all, if its structure is hit.
+    In doubt are the rows that read otherwise now; all, if its structure is hit. A `running` device reads a page from
+    the database, not from the write-ahead log, once a checkpoint has moved it there; one that starts reads the log.
     """
     path = drive.folder / "buffer.db"
     if not path.is_file() or not path.stat().st_size:
         return ""
     before = _rows_in(path)
+    moved = _rows_in(path, ends=("",)) if running else None
     books.database_hit = True
     found = places(path.read_bytes(), _roots_in(path))
     every = [(kind, at) for kind in sorted(found) for at in found[kind]]
@@ -66,16 +71,20 @@ def flip_database(drive: Drive, books: Books, rng: random.Random) -> str:
         kind = rng.choice(sorted(found))
         at = rng.choice(found[kind])
     drive.flip("buffer.db", at, rng.randrange(8))
-    after = _rows_in(path)
-    if before is None:
-        hit = set(books.given)  # an earlier bit has made it unreadable
-    elif after is None:
-        hit = set(before)
-    else:
-        hit = {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}
+    # An earlier bit may have made it unreadable.
+    hit = set(books.given) if before is None else _differing(before, _rows_in(path))
+    if moved is not None:
+        hit |= _differing(moved, _rows_in(path, ends=("",)))
     books.doubted |= hit
     books.unchecked |= {number for number in hit if before is None or before.get(number, (None,))[-1] is None}
     return f"a bit flips in the database at {at} ({kind}): {len(hit)} numbers are in doubt"
+
+
+def _differing(before: _Rows, after: _Rows | None) -> set[Number]:
+    """The numbers that read otherwise; all where nothing reads any more."""
+    if after is None:
+        return set(before)
+    return {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}
 
 
 def _roots_in(path: Path) -> dict[str, int]:
@@ -85,19 +94,22 @@ def _roots_in(path: Path) -> dict[str, int]:
     return {}
 
 
-def _rows_in(path: Path) -> dict[Number, tuple[object, ...]] | None:
-    """Every number that the database speaks of, and what it says of it, its write-ahead log included.
+def _rows_in(path: Path, *, ends: Sequence[str] = FILES) -> _Rows | None:
+    """Every number that the database speaks of, and what it says of it, by its files with these `ends`.
 
     The checksum of the payload comes last. None where it can't be read, or is not what SQLite would have written.
     """
-    with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, TypeError, UnicodeDecodeError):
+    with (
+        peeked(path, ends=ends) as connection,
+        contextlib.suppress(sqlite3.DatabaseError, TypeError, UnicodeDecodeError),
+    ):
         connection.text_factory = bytes
         if connection.execute("PRAGMA integrity_check").fetchall() != [(b"ok",)]:
             return None
         (stream, *about) = connection.execute("SELECT * FROM buffer_metadata").fetchone()[1:]
         columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(prediction_buffer)")]
         checked = b"payload_crc32c" in columns
-        found: dict[Number, tuple[object, ...]] = {}
+        found: _Rows = {}
         for seq, *row in connection.execute("SELECT * FROM prediction_buffer"):
             found[stream.decode(), seq] = (*about, *row) if checked else (*about, *row, None)
         for first, last, *why in connection.execute("SELECT * FROM buffer_losses"):
@@ -107,13 +119,13 @@ def _rows_in(path: Path) -> dict[Number, tuple[object, ...]] | None:
 
 
 @contextlib.contextmanager
-def peeked(path: Path) -> Iterator[sqlite3.Connection]:
+def peeked(path: Path, *, ends: Sequence[str] = FILES) -> Iterator[sqlite3.Connection]:
     """A connection to a copy of a database: looking at the real one would change it."""
     copy = path.parents[1] / "copy.db"
-    for end in ("", "-wal"):
+    for end in FILES:
         copied = copy.with_name(copy.name + end)
         copied.unlink(missing_ok=True)
-        if path.with_name(path.name + end).exists():
+        if end in ends and path.with_name(path.name + end).exists():
             shutil.copyfile(path.with_name(path.name + end), copied)
     with contextlib.closing(sqlite3.connect(copy)) as connection:
         yield connection

@@ -57,7 +57,7 @@ async def _rot(host: Host) -> None:
     rng = host.dice("rot", host.lives)
     while True:
         await _pause(host, rng, 40)
-        if what := flip_database(host.drive, host.books, rng):
+        if what := flip_database(host.drive, host.books, rng, running=True):
             host.met(Fault.FLIP_DATABASE)
             host.tell(f"while it runs {what}")
 

@@ -290,6 +290,33 @@ def test_number_that_a_tombstone_alone_speaks_of_is_not_given_out_again(world):
     life.store.close()
 
 
+def test_number_that_was_confirmed_before_it_was_written_here_is_not_given_out_again(folder):
+    """No row speaks of it, and what the books count does not reach it where those in quarantine do not read."""
+    (folder / "d").mkdir()
+    world = Disk(folder / "d", SMALL | {"cleanup_days": 0})
+    store = world.open()
+    store.accept(entries(2))
+    store.settle([Outcome(Fate.QUARANTINED, Seqs([(1, 2)]), "refused")])
+    assert store.flush_if_writable()
+    store.accept(entries(6)[2:])
+    store.settle([sent(3, 4, 5, 6)])
+    store.close()
+    database = world.folder / "buffer.db"
+    with sqlite3.connect(database) as connection:
+        index = "SELECT rootpage FROM sqlite_master WHERE name = 'prediction_buffer_failed'"
+        (root,) = connection.execute(index).fetchone()
+        assert connection.execute("SELECT max(id) FROM prediction_buffer").fetchone() == (2,)
+    connection.close()
+    with database.open("r+b") as file:
+        file.seek((root - 1) * PAGE_BYTES)
+        file.write(b"\0")
+    mark_damaged(database)
+    life = Life(world.open())
+    assert life.store.accept(entries(1))[0].seq == 7
+    assert not life.explained()
+    life.store.close()
+
+
 def test_tombstone_that_has_grown_buries_no_row_that_is_there(world):
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.execute("UPDATE buffer_losses SET to_seq = 58 WHERE from_seq = 50")

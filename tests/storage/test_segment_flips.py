@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import google_crc32c
+import pytest
 
 from actors.ports.store import Store
 from chaos.sim.platter import NEVER_READ, lay_out, take_in
@@ -66,3 +67,20 @@ def test_flipped_bit_in_a_segment_costs_at_most_its_own_line_and_says_so(folder,
     with capsys.disabled():
         print(f"\nsegment: {len(segment)} bytes hit, {buried} records buried, {sum(wrong.values())} accounts wrong")
     assert not wrong, [(count, message, first[message]) for message, count in wrong.most_common(5)]
+
+
+@pytest.mark.parametrize("count", [1, RECORDS])
+def test_segment_of_which_nothing_reads_gives_its_numbers_out_to_nobody_else(folder, count):
+    """Its name says its first number, and its lines can be counted; nothing else may speak of them."""
+
+    def build(store, told, place):
+        accepted(store, told, "t", count)
+
+    state, told = left_by_a_kill(folder, build)
+    (name,) = [path for path in state if path.startswith("buffer-journal/")]
+    lines = (state[name] or b"").splitlines(keepends=True)
+    assert len(lines) == 1 + count
+    lay_out(state | {name: b"".join(flipped(line, 30, 0) for line in lines)}, folder / "hit")
+    found = start(folder / "hit")
+    told.check(found, hit=frozenset(range(1, count + 1)))
+    assert found.buried == frozenset(range(1, count + 1))
