@@ -15,11 +15,13 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
@@ -31,11 +33,11 @@ from chaos.sim.plan import Fault, Plan
 from chaos.sim.shrink import fails, first_cause, shrink
 from chaos.sim.world import ENDS, Summary, run_plan
 
-CHUNK_SEEDS = 10
-"""How many seeds a job takes at once."""
+CHUNK_SEEDS = 4
+"""How many seeds a job takes at once: few, so that in the end no job has much left while the others wait."""
 DAY_S = 86_400.0
 PROGRESS_EVERY_S = 60.0
-FAILED_MAX = 20
+FAILED_MAX = 100
 """So many failures are enough to look at; no more seeds are begun then."""
 COVERING_SEEDS = 300
 """So many seeds must have met every fault, outcome and mode."""
@@ -103,16 +105,27 @@ def run_chunk(seeds: tuple[int, ...]) -> tuple[Summary, list[int]]:
     return total, failed
 
 
-def many(seeds: Iterable[int], jobs: int, until: float) -> tuple[Summary, list[int]]:
-    """Seeds in several processes, begun before `until` (monotonic seconds); the sum, and those that failed."""
+def many(
+    seeds: Iterable[int], jobs: int, until: float, so_far: Callable[[Summary, list[int]], None] | None = None
+) -> tuple[Summary, list[int]]:
+    """Seeds in several processes, begun before `until` (monotonic seconds); the sum, and those that failed.
+
+    SIGINT and SIGTERM end it as `until` does: what is under way is waited for. `so_far` is given both every minute.
+    """
     chunks = chunked(iter(seeds))
     total, failed = Summary(seeds=0), list[int]()
     began = told_at = time.monotonic()
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(run_chunk, chunk) for chunk in islice(chunks, 2 * jobs)}
+    context = multiprocessing.get_context("spawn")
+    with told_to_stop() as stopped, ProcessPoolExecutor(jobs, context, initializer=begin_work) as pool:
+        running = {pool.submit(run_chunk, chunk): chunk for chunk in islice(chunks, 2 * jobs)}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
+                chunk = running.pop(future)
+                if error := future.exception():  # nothing that a run is known to raise: a defect of the simulation
+                    print(f"one of the seeds {chunk} ended the run of all of them: {error!r}", file=sys.stderr)
+                    failed += chunk
+                    continue
                 summary, more = future.result()
                 total.add(summary)
                 failed += more
@@ -120,9 +133,36 @@ def many(seeds: Iterable[int], jobs: int, until: float) -> tuple[Summary, list[i
             if now >= told_at + PROGRESS_EVERY_S:
                 told_at = now
                 print(f"{total.seeds} seeds hold, {len(failed)} failed, {now - began:.0f} s", file=sys.stderr)
-            if now < until and len(failed) < FAILED_MAX:
-                running |= {pool.submit(run_chunk, chunk) for chunk in islice(chunks, len(done))}
+                if so_far is not None:
+                    so_far(total, sorted(failed))
+            if now < until and len(failed) < FAILED_MAX and not stopped:
+                running |= {pool.submit(run_chunk, chunk): chunk for chunk in islice(chunks, len(done))}
     return total, sorted(failed)
+
+
+def begin_work() -> None:
+    """In each worker: an interrupt is for the parent, and what was imported is not looked through between the runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
+def told_to_stop() -> Iterator[list[int]]:
+    """The signals that asked for an end; a second one ends the process at once."""
+    asked = list[int]()
+
+    def hear(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        print("no more seeds are begun; what is under way ends first", file=sys.stderr)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def chunked(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
@@ -131,8 +171,8 @@ def chunked(seeds: Iterator[int]) -> Iterator[tuple[int, ...]]:
         yield chunk
 
 
-def tell(total: Summary, failed: list[int], real_s: float) -> dict[str, object]:
-    """Print the summary of many seeds; the same as figures for a file."""
+def tell(total: Summary, failed: list[int], real_s: float) -> None:
+    """Print the summary of many seeds."""
     lost = "0 lost, 0 doubled, 0 unexplained" if not failed else f"and {len(failed)} seeds FAILED: {failed}"
     times = total.virtual_s / max(total.cpu_s, 0.1)
     print(
@@ -148,12 +188,18 @@ def tell(total: Summary, failed: list[int], real_s: float) -> dict[str, object]:
     print("and: " + ", ".join(f"{what} {n}" for what, n in rest.items()))
     unmet = sorted(MUST - total.met.keys())
     print("never met: " + (", ".join(unmet) if unmet else "nothing"))
-    figures = {name: value for name, value in attrs.asdict(total).items() if name not in ("seed", "trace", "met")}
-    return figures | {
+
+
+def figures(total: Summary, failed: list[int], real_s: float) -> dict[str, object]:
+    """The summary of many seeds for a file."""
+    sums = {name: value for name, value in attrs.asdict(total).items() if name not in ("seed", "trace", "met")}
+    return sums | {
+        "failed": failed,
+        "cpu_s": round(total.cpu_s, 1),
         "real_s": round(real_s, 1),
         "virtual_s": round(total.virtual_s),
         "met": dict(sorted(total.met.items())),
-        "never_met": unmet,
+        "never_met": sorted(MUST - total.met.keys()),
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -180,13 +226,19 @@ def main() -> int:
     first, _, end = (given.seeds or "0..").partition("..")
     seeds = range(int(first), int(end)) if end else count(int(first))
     began = time.monotonic()
-    total, failed = many(seeds, given.jobs, until)
-    figures = tell(total, failed, time.monotonic() - began)
+
+    def keep(total: Summary, failed: list[int]) -> None:
+        if given.json:
+            text = json.dumps(figures(total, failed, time.monotonic() - began), indent=1)
+            given.json.write_text(text + "\n", encoding="utf-8")
+
+    total, failed = many(seeds, given.jobs, until, keep)
+    keep(total, failed)
+    tell(total, failed, time.monotonic() - began)
     if failed:
+        print("replay with: " + "; ".join(Plan.of(seed).command() for seed in failed))
         return 1
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if figures["never_met"] and total.seeds >= COVERING_SEEDS:
+    if MUST - total.met.keys() and total.seeds >= COVERING_SEEDS:
         print("so many seeds must meet everything: what they did not is a defect of the simulation")
         return 1
     return 0

@@ -65,11 +65,12 @@ def flip_database(drive: Drive, books: Books, rng: random.Random, *, running: bo
     moved = _rows_in(path, ends=("",)) if running else None
     books.database_hit = True
     found = places(path.read_bytes(), _roots_in(path))
-    every = [(kind, at) for kind in sorted(found) for at in found[kind]]
-    kind, at = rng.choice(every)
+    number = rng.randrange(len(found.labels))
     if rng.random() < 0.5:
-        kind = rng.choice(sorted(found))
-        at = rng.choice(found[kind])
+        kind = rng.choice(found.kinds)
+        at = rng.choice(found.of(kind))
+    else:
+        kind, at = found.nth(number)
     drive.flip("buffer.db", at, rng.randrange(8))
     # An earlier bit may have made it unreadable.
     hit = set(books.given) if before is None else _differing(before, _rows_in(path))

@@ -1,7 +1,7 @@
 """What lies where in a SQLite file: a bit that may flip anywhere would else almost always meet a payload or nothing."""
 
-import re
 from collections.abc import Iterator, Mapping
+from itertools import compress
 
 import attrs
 
@@ -13,8 +13,36 @@ SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 """How many bytes a value takes, by the smaller serial types of SQLite's record format."""
 
 
-def places(data: bytes, roots: Mapping[str, int]) -> dict[str, list[int]]:
-    """The offsets of each kind of byte. `roots`: the first page of each table and index, by its name.
+@attrs.frozen
+class Places:
+    """What lies where in one file; an offset is only looked for when it is asked for."""
+
+    labels: bytearray
+    """For each byte of the file which of `names` it is."""
+    names: list[str]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Those that the file has, in order."""
+        return sorted(kind for label, kind in enumerate(self.names) if label in self.labels)
+
+    def of(self, kind: str) -> list[int]:
+        """The offsets of the bytes of a kind."""
+        label = self.names.index(kind)
+        return list(compress(range(len(self.labels)), self.labels.translate(bytes(label) + b"\1" + bytes(255 - label))))
+
+    def nth(self, number: int) -> tuple[str, int]:
+        """One byte's kind and offset, counted kind by kind."""
+        for kind in self.kinds:
+            count = self.labels.count(self.names.index(kind))
+            if number < count:
+                return kind, self.of(kind)[number]
+            number -= count
+        raise IndexError(number)
+
+
+def places(data: bytes, roots: Mapping[str, int]) -> Places:
+    """What lies where. `roots`: the first page of each table and index, by its name.
 
     What can't be followed, because an earlier bit has hit it, is `elsewhere`, as free space is. Format: SQLite's own
     description, https://www.sqlite.org/fileformat2.html.
@@ -23,11 +51,7 @@ def places(data: bytes, roots: Mapping[str, int]) -> dict[str, list[int]]:
     chart.mark("file header", 0, FILE_HEADER)
     for name, root in {"sqlite_schema": 1, **roots}.items():
         chart.walk(name, root)
-    found = {}
-    for label, kind in enumerate(chart.kinds):
-        if offsets := [hit.start() for hit in re.finditer(re.escape(bytes([label])), chart.labels)]:
-            found[kind] = offsets
-    return found
+    return Places(chart.labels, chart.kinds)
 
 
 @attrs.define

@@ -10,6 +10,7 @@ import os
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
@@ -18,8 +19,7 @@ NEVER_READ = ("-shm", ".lock", ".reserve")
 """Files whose contents no start relies on."""
 
 
-@attrs.frozen
-class Op:
+class Op(NamedTuple):
     """One recorded call: c(reate), w(rite), t(runcate), s(ync), r(ename), u(nlink), m(kdir).
 
     `M` is a mark of the recorded process itself.
@@ -143,9 +143,7 @@ def _sectors(op: Op) -> list[Op]:
         return [op]
     start, end = op.offset, op.offset + len(op.data)
     cuts = [start, *range(start - start % SECTOR_BYTES + SECTOR_BYTES, end, SECTOR_BYTES), end]
-    return [
-        attrs.evolve(op, offset=first, data=op.data[first - start : last - start]) for first, last in pairwise(cuts)
-    ]
+    return [op._replace(offset=first, data=op.data[first - start : last - start]) for first, last in pairwise(cuts)]
 
 
 def _none(file: File, rng: random.Random) -> list[Op]:
@@ -170,7 +168,7 @@ def _tear(since: list[Op], rng: random.Random) -> list[Op]:
         return since
     last = since[-1]
     if last.kind == "w" and rng.random() < 0.5:
-        return [*since[:-1], attrs.evolve(last, data=last.data[: rng.randrange(len(last.data) + 1)])]
+        return [*since[:-1], last._replace(data=last.data[: rng.randrange(len(last.data) + 1)])]
     pieces = _sectors(last)
     return [*since[:-1], *pieces[: rng.randrange(len(pieces) + 1)]]
 
@@ -189,7 +187,7 @@ def _shuffled(file: File, rng: random.Random) -> list[Op]:
 
 def _zeroed(file: File, rng: random.Random) -> list[Op]:
     """The file has grown, but what it grew by never came."""
-    return [attrs.evolve(op, data=bytes(len(op.data))) for op in file.since if op.offset >= len(file.synced)]
+    return [op._replace(data=bytes(len(op.data))) for op in file.since if op.offset >= len(file.synced)]
 
 
 def _coin(rng: random.Random) -> bool:

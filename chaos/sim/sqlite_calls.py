@@ -76,6 +76,21 @@ class _Usual:
     close: Callable[..., int]
 
 
+@attrs.define
+class _Opened:
+    """A file of a simulated disk that SQLite has open; what a life that is over still does to it does not count."""
+
+    drive: Drive | None
+    life: int
+    inside: str
+    usual: _Usual
+
+    def living(self) -> Drive | None:
+        """Its drive, if the life in which it was opened is not over."""
+        drive = self.drive
+        return drive if drive is not None and drive.life == self.life else None
+
+
 class SqliteUnreachable(Exception):
     """The SQLite of this Python hides its C functions: its system calls can't be met."""
 
@@ -112,7 +127,7 @@ def sqlite_intercepted(mounts: Mounts) -> Iterator[None]:
     finally:
         library.sqlite3_vfs_register(usual, 1)
         library.sqlite3_vfs_unregister(byref(vfs))
-        door.mounts = Mounts(mounts.root)  # the door is kept, but not every byte that the run's disks have held
+        door.let_go()
 
 
 class _Door:
@@ -121,12 +136,10 @@ class _Door:
     def __init__(self, mounts: Mounts, usual: _Vfs) -> None:
         self.mounts = mounts
         self.usual = usual
-        self.paths: dict[int, str] = {}
+        self.files: dict[int, _Opened] = {}
         """By the address of the open file."""
         self.tables: dict[int, tuple[_Usual, _Methods]] = {}
         """By the address of the usual table of methods: what of it we call, and our own table."""
-        self.methods: dict[int, _Usual] = {}
-        """By the address of the open file: the usual methods."""
         self.open_callback = _OPEN(self.open)
         self.delete_callback = _DELETE(self.delete)
         self.write_callback = _WRITE(self.write)
@@ -154,11 +167,17 @@ class _Door:
             drive, inside = found
             if created and Path(path).exists():
                 drive.note(life, "c", inside)
-            self.paths[file] = path
-            self._take_over(file)
+            self.files[file] = _Opened(drive, life, inside, self._take_over(file))
         return code
 
-    def _take_over(self, file: int) -> None:
+    def let_go(self) -> None:
+        """The run is over: SQLite may still call, but what the run's disks have held is not kept."""
+        self.mounts = Mounts(self.mounts.root)
+        for opened in self.files.values():
+            opened.drive = None
+
+    def _take_over(self, file: int) -> _Usual:
+        """Put our methods in place of the usual ones, which it returns."""
         opened = _File.from_address(file)
         address = ctypes.addressof(opened.pMethods.contents)
         if address not in self.tables:
@@ -167,50 +186,49 @@ class _Door:
             ours.xWrite, ours.xTruncate = self.write_callback, self.truncate_callback
             ours.xSync, ours.xClose = self.sync_callback, self.close_callback
             self.tables[address] = (_Usual(usual, usual.xWrite, usual.xTruncate, usual.xClose), ours)
-        self.methods[file], ours = self.tables[address]
-        opened.pMethods = ctypes.pointer(ours)
-
-    def _asked(self, file: int, kind: str, offset: int, size: int = 0) -> tuple[int, Drive | None, int, str]:
-        """Ask the drive: its error, and who is to be told that the call was made (no drive: of no life any more)."""
-        found = self.mounts.find(self.paths[file])
-        if found is None:
-            return OK, None, 0, ""
-        drive, inside = found
-        life = drive.life  # before the question, which may end it
-        return _refusal(drive, kind, inside, offset, size), drive, life, inside
+        before, now = self.tables[address]
+        opened.pMethods = ctypes.pointer(now)
+        return before
 
     def write(self, file: int, data: int, size: int, offset: int) -> int:
-        error, drive, life, inside = self._asked(file, "w", offset, size)
-        if error:
+        opened = self.files[file]
+        drive, life, inside = opened.living(), opened.life, opened.inside
+        if drive is None:
+            return opened.usual.write(file, data, size, offset)
+        if error := _refusal(drive, "w", inside, offset, size):
             return FULL if error == errno.ENOSPC else IOERR_WRITE
-        code: int = self.methods[file].write(file, data, size, offset)
-        if code == OK and drive is not None:
+        code = opened.usual.write(file, data, size, offset)
+        if code == OK:
             drive.note(life, "w", inside, offset, ctypes.string_at(data, size))
         return code
 
     def truncate(self, file: int, size: int) -> int:
-        error, drive, life, inside = self._asked(file, "t", size)
-        if error:
+        opened = self.files[file]
+        drive, life, inside = opened.living(), opened.life, opened.inside
+        if drive is None:
+            return opened.usual.truncate(file, size)
+        if error := _refusal(drive, "t", inside, size):
             return FULL if error == errno.ENOSPC else IOERR_TRUNCATE
-        code: int = self.methods[file].truncate(file, size)
-        if code == OK and drive is not None:
+        code = opened.usual.truncate(file, size)
+        if code == OK:
             drive.note(life, "t", inside, size)
         return code
 
     def sync(self, file: int, flags: int) -> int:  # noqa: ARG002 - SQLite's signature
         # The files lie in memory: only the drive knows what a sync is.
-        error, drive, life, inside = self._asked(file, "s", 0)
-        if error:
+        opened = self.files[file]
+        drive, life, inside = opened.living(), opened.life, opened.inside
+        if drive is None:
+            return OK
+        if error := _refusal(drive, "s", inside):
             return FULL if error == errno.ENOSPC else IOERR_FSYNC
-        if drive is not None:
-            drive.note(life, "s", inside)
-            if inside.endswith(("-wal", "-journal")):
-                drive.note(life, "s", ".")  # SQLite syncs the folder of a log that it has made
+        drive.note(life, "s", inside)
+        if inside.endswith(("-wal", "-journal")):
+            drive.note(life, "s", ".")  # SQLite syncs the folder of a log that it has made
         return OK
 
     def close(self, file: int) -> int:
-        del self.paths[file]
-        return int(self.methods.pop(file).close(file))
+        return self.files.pop(file).usual.close(file)
 
     def delete(self, vfs: int, name: bytes, sync_folder: int) -> int:
         path = name.decode()

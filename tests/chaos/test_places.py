@@ -3,6 +3,8 @@
 import contextlib
 import sqlite3
 
+import pytest
+
 from actors.ports.schema import MIGRATIONS
 from chaos.sim.places import places
 
@@ -33,9 +35,23 @@ def database(path):
     return path.read_bytes(), roots
 
 
-def test_every_byte_has_one_kind_and_the_kinds_are_right(tmp_path):
+def offsets(data, roots):
+    found = places(data, roots)
+    return {kind: found.of(kind) for kind in found.kinds}
+
+
+def test_bytes_are_counted_kind_by_kind(tmp_path):
     data, roots = database(tmp_path / "a.db")
     found = places(data, roots)
+    each = [(kind, at) for kind, there in offsets(data, roots).items() for at in there]
+    assert [found.nth(number) for number in range(0, len(data), 1_999)] == each[::1_999]
+    with pytest.raises(IndexError):
+        found.nth(len(data))
+
+
+def test_every_byte_has_one_kind_and_the_kinds_are_right(tmp_path):
+    data, roots = database(tmp_path / "a.db")
+    found = offsets(data, roots)
     assert set(found) == KINDS
     assert sorted(at for offsets in found.values() for at in offsets) == list(range(len(data)))
     assert bytes(data[at] for at in found["status"]).replace(b"pending", b"").replace(b"sent", b"") == b""
@@ -52,7 +68,7 @@ def test_what_can_not_be_followed_is_elsewhere(tmp_path):
     data, roots = database(tmp_path / "a.db")
     broken = bytearray(data)
     broken[4096 * (roots["prediction_buffer"] - 1)] = 77  # no kind of page
-    found = places(bytes(broken), roots)
+    found = offsets(bytes(broken), roots)
     assert "status" not in found
     assert sorted(at for offsets in found.values() for at in offsets) == list(range(len(data)))
-    assert set(places(b"\xff" * 5_000, {})) <= KINDS
+    assert set(offsets(b"\xff" * 5_000, {})) <= KINDS
