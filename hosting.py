@@ -156,6 +156,8 @@ class _Connection:
     async def _send(self, event: Event) -> None:
         """What the protocol wants done; as what it tells may cancel whoever calls, nothing but bytes is awaited."""
         match event:
+            case RawData(data=b""):
+                pass  # The end of an answer whose length was told: a turn of the loop for nothing.
             case RawData(data=data):
                 async with self._sending:
                     try:

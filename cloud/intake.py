@@ -1,9 +1,11 @@
 """From the body of a POST to a checked batch: what is wrong with one record never touches its neighbours."""
 
 import functools
+from collections.abc import Sequence
 
 import attrs
 import msgspec
+from msgspec import UNSET
 
 from cloud import wire
 from cloud.ledger import Batch, Record
@@ -115,20 +117,28 @@ def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
         payload = str(raw, "utf-8")
     except UnicodeDecodeError as exc:
         raise wire.WireError(f"record: {exc}") from exc
-    # In the order of its fields: names cost as much as the rest of it.
-    return Record(
-        prediction.seq if numbered and prediction.seq is not msgspec.UNSET else None,
-        payload,
-        prediction.timestamp,
-        prediction.inference_time_ms,
-        prediction.model_name,
-        prediction.model_version,
-        prediction.defect_detected,
-        _classes(tuple({box.class_name for box in prediction.detections})) if prediction.detections else None,
+    seq, boxes = prediction.seq, prediction.detections
+    # As a tuple: a record's own constructor costs as much again.
+    return tuple.__new__(
+        Record,
+        (
+            seq if numbered and seq is not UNSET else None,
+            payload,
+            prediction.timestamp,
+            prediction.inference_time_ms,
+            prediction.model_name,
+            prediction.model_version,
+            prediction.defect_detected,
+            _classes(boxes) if boxes else None,
+        ),
     )
 
 
-def _classes(names: tuple[str, ...]) -> str:
+def _classes(boxes: Sequence[wire.Detection]) -> str:
+    """The distinct classes of some boxes."""
+    if len(boxes) == 1:
+        return _few_classes((boxes[0].class_name,))
+    names = tuple({box.class_name for box in boxes})
     return _few_classes(names) if len(names) <= FEW_CLASSES else _spell(names)
 
 

@@ -57,7 +57,7 @@ class BodyTooLarge(WireError):
     """The body is larger than the limit, as sent or once decompressed."""
 
 
-class Detection(Struct, frozen=True):
+class Detection(Struct, frozen=True, gc=False):
     """One box. `bbox` is `[x1, y1, x2, y2]` in pixels of the original image, x1 <= x2 and y1 <= y2."""
 
     class_name: Name = field(name="class")
@@ -70,7 +70,7 @@ class Detection(Struct, frozen=True):
             raise ValueError(f"bbox must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, not {list(self.bbox)}")
 
 
-class Prediction(Struct, frozen=True, kw_only=True):
+class Prediction(Struct, frozen=True, kw_only=True, gc=False):
     """What the model said of one image. `timestamp` is seconds since 1970 UTC; `seq` is set by the device alone."""
 
     image_id: Name
@@ -163,8 +163,9 @@ def number_payload(seq: int, body: bytes) -> bytes:
 
 def check_payload(payload: bytes | msgspec.Raw) -> Prediction:
     """The prediction in one record's JSON; `WireError` with the path of the field that is wrong."""
-    if memoryview(payload).nbytes > RECORD_BYTES_MAX:
-        raise WireError(f"record: {memoryview(payload).nbytes} bytes of JSON, at most {RECORD_BYTES_MAX} are taken")
+    size = memoryview(payload).nbytes
+    if size > RECORD_BYTES_MAX:
+        raise WireError(f"record: {size} bytes of JSON, at most {RECORD_BYTES_MAX} are taken")
     try:
         return _prediction_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
