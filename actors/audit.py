@@ -33,6 +33,8 @@ class Finding:
     forked: bool = False
     ahead: int = 0
     """How far beyond this buffer's last number the cloud knows its stream: the buffer was restored, or has a double."""
+    unheard: bool = False
+    """The cloud has never heard of any stream of this buffer: all that was sent went elsewhere, or it has lost it."""
 
     @property
     def good(self) -> bool:
@@ -53,7 +55,8 @@ class Finding:
         if self.good:
             return f"{where}: nothing is missing"
         ranges = ", ".join(f"{first}-{last}" for first, last in self.missing[:20])
-        return f"{where}: SOMETHING IS WRONG" + (f", missing are {ranges}" if ranges else "")
+        told = f"{where}: SOMETHING IS WRONG" + (f", missing are {ranges}" if ranges else "")
+        return f"{told}; the cloud has never heard of this device, is it the right one?" if self.unheard else told
 
 
 def heard(status: int, headers: Mapping[str, str], body: bytes) -> Mapping[str, Any] | None:
@@ -113,6 +116,7 @@ def compare(account: Account, audits: Mapping[str, Mapping[str, Any]], *, given_
         conflicts=sum(its["conflicts"] for its in seen),
         forked=len(account.streams) > 1,
         ahead=ahead,
+        unheard=all(one is unheard_of for one in seen),
     )
 
 

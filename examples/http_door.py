@@ -1,7 +1,7 @@
 """Log through a device that runs beside you, from any language: one POST, and a receipt once it is durable.
 
     python app.py run --sources none &
-    python examples/http_door.py [URL]
+    python examples/http_door.py [http://127.0.0.1:8000]
 
 Nothing of ours is imported here. The same with curl:
 

@@ -42,4 +42,4 @@ async def main(sources: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1:])
+    trio.run(main, sys.argv[1:] or sys.exit(__doc__))

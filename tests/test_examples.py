@@ -62,9 +62,10 @@ def test_basic_names_an_image_that_it_cannot_read_and_goes_on_with_the_next(tmp_
     assert lines[-1] == "0 delivered, 1 wait on disk for the next start"
 
 
-def test_basic_without_an_image_says_how_it_is_called(tmp_path):
+@pytest.mark.parametrize("name", ["basic.py", "several_cameras.py"])
+def test_an_example_that_was_given_nothing_says_how_it_is_called(tmp_path, name):
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "basic.py"],
+        [sys.executable, EXAMPLES / name],
         env={**environment(tmp_path), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
@@ -72,7 +73,8 @@ def test_basic_without_an_image_says_how_it_is_called(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "python examples/basic.py IMAGE..." in done.stderr
+    assert f"python examples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_with_monitoring(tmp_path):

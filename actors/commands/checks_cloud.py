@@ -17,6 +17,7 @@ from actors.commands.words import duration, moment
 from actors.ports.client import CloudAnswer, Unreachable
 from actors.ports.lane import thread_lane
 from actors.settings import Settings
+from actors.verdict import judge
 from cloud.wire import WIRE_VERSION
 
 CONNECT_S = 10.0
@@ -78,7 +79,7 @@ async def _ask(settings: Settings, tls: Check, *, secure: bool) -> AsyncIterator
         except (Unreachable, trio.TooSlowError) as exc:
             yield failed("key", why(exc), "try again; the cloud answered a moment ago")
             return
-        yield key(asked.status, given=bool(settings.cloud_logging_api_key or settings.cloud_logging_api_key_file))
+        yield key(asked, given=bool(settings.cloud_logging_api_key or settings.cloud_logging_api_key_file))
 
 
 def contract(answer: CloudAnswer, endpoint: str) -> Check:
@@ -107,14 +108,15 @@ def skew(date: str, now: float) -> Check:
     return ok("clock", f"{moment(now)}, as the cloud's")
 
 
-def key(status: int, *, given: bool) -> Check:
+def key(answer: CloudAnswer, *, given: bool) -> Check:
     """What the cloud says to an authenticated request that changes nothing."""
-    if status in (401, 403):
-        what = "refused" if given else "none is set, and the cloud wants one"
-        return failed("key", what, "set CLOUD_LOGGING_API_KEY_FILE (or _KEY) to one that the cloud knows")
-    if status in (200, 404):
+    if answer.status in (401, 403):
+        said = judge(answer.status, answer.headers, answer.body, records=0, now=0.0).reason
+        what = f"refused, {said}" if given else "none is set, and the cloud wants one"
+        return failed("key", what, "set CLOUD_LOGGING_API_KEY_FILE (or _KEY) to one that it knows for this device")
+    if answer.status in (200, 404):
         return ok("key", "accepted" if given else "none is set, and the cloud wants none")
-    return warn("key", f"the cloud answers {status}", "look into the cloud's log")
+    return warn("key", f"the cloud answers {answer.status}", "look into the cloud's log")
 
 
 def why(error: BaseException) -> str:

@@ -55,6 +55,16 @@ def test_what_is_no_audit_is_told_with_what_to_do(status, headers, body, told):
     assert str(caught.value).count("not from our cloud") <= 1
 
 
+def test_a_cloud_that_never_heard_of_the_device_is_told_as_that():
+    answers: list[dict[str, Any]] = [{}, {"cam": {"streams": []}}]
+    for audits in answers:
+        finding = compare(account(), audits)
+        assert (finding.good, finding.unheard) == (False, True)
+        assert "never heard of this device" in finding.sentence()
+    assert "never heard" not in compare(account(), cloud(5)).sentence()
+    assert "never heard" not in compare(account(waiting=((1, 10),)), {}).sentence(), "nothing was sent yet"
+
+
 def account(accepted=10, waiting=(), quarantined=(), given_up=()):
     return Account(
         streams=(Stream("S", "cam"),), accepted=accepted, waiting=waiting, quarantined=quarantined, given_up=given_up

@@ -158,6 +158,14 @@ async def test_the_key_is_tried_in_a_request_that_changes_nothing(answer, verdic
     ]
 
 
+def test_a_refused_key_is_told_in_the_clouds_own_words():
+    said = b'{"title": "refused", "status": 403, "detail": "this key speaks for \'hall-1\' alone"}'
+    answer = CloudAnswer(403, {"holdfast-wire": "1", "content-type": "application/problem+json"}, said)
+    check = key(answer, given=True)
+    assert (check.verdict, check.seen) == (Verdict.FAIL, "refused, 403: this key speaks for 'hall-1' alone")
+    assert key(answer, given=False).seen == "none is set, and the cloud wants one"
+
+
 @pytest.mark.parametrize(
     ("status", "wire", "verdict", "word"),
     [
@@ -194,11 +202,6 @@ def test_what_can_not_be_read_is_no_clock():
 def test_a_clock_that_was_never_set_is_found(shell, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: EARLIEST - 1)
     assert checks(shell, code=1)["clock"]["verdict"] == "fail"
-
-
-def test_the_key_that_is_missing_is_told_from_the_one_that_is_wrong():
-    assert key(401, given=False).seen == "none is set, and the cloud wants one"
-    assert key(403, given=True).seen == "refused"
 
 
 def test_errors_have_words():
