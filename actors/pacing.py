@@ -9,6 +9,9 @@ from cloud.wire import BATCH_RECORDS_MAX
 
 IN_FLIGHT_MAX = 8
 """Requests of the backlog that may be under way at once; the uplink has as many workers."""
+UNDER_WAY_MAX = IN_FLIGHT_MAX * BATCH_RECORDS_MAX
+"""Predictions that may be under way at once, in however few requests: their rows are to be in the buffer's cache still
+when they are marked, and they are what the memory of a drain is."""
 LATENCY_FREE_S = 0.02
 """Answers as fast as this say nothing of load, however they compare with the best. Much more, and a live batch
 would feel the backlog's requests in front of it."""
@@ -80,13 +83,16 @@ def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
     if live and occupied_s > LIVE_SLICE_S:
         return _smaller(pace) if pace.batch_size >= 2 * BATCH_MIN else pace
     brief = 2 * occupied_s <= (LIVE_SLICE_S if live else SLICE_S)
-    if pace.batch_size < pace.size_max and (brief or (pace.growing and not live)):
+    doubled = min(pace.batch_size * 2, pace.size_max)
+    fits = doubled * pace.in_flight <= UNDER_WAY_MAX
+    if pace.batch_size < doubled and fits and (brief or (pace.growing and not live)):
         # Another size has another best time.
-        return attrs.evolve(pace, batch_size=min(pace.batch_size * 2, pace.size_max), best_s=math.inf)
+        return attrs.evolve(pace, batch_size=doubled, best_s=math.inf)
     if pace.growing:
         return pace
     if queued < (LIVE_QUEUED_MIN if live else QUEUED_MIN):
-        return attrs.evolve(pace, in_flight=min(pace.in_flight + 1, IN_FLIGHT_MAX))
+        in_flight_max = min(IN_FLIGHT_MAX, UNDER_WAY_MAX // pace.batch_size)
+        return attrs.evolve(pace, in_flight=max(pace.in_flight, min(pace.in_flight + 1, in_flight_max)))
     return pace
 
 

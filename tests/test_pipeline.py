@@ -139,6 +139,20 @@ async def test_what_overflows_the_live_lane_goes_by_the_backlog_and_nothing_goes
         assert device.status()["pending"] == 0
 
 
+async def test_a_backlog_goes_in_batches_as_large_as_a_quick_cloud_says_it_takes(world, autojump_clock):
+    world.wire.up = False
+    async with world.device() as device:
+        await device.log_many(predictions(5_000))
+        await until(100.0)
+        world.wire.up = True
+        await until(200.0)
+        assert sorted(world.wire.seqs) == list(range(1, 5_001)), "each of them once"
+        sizes = [len(post.seqs) for post in world.wire.posts]
+        assert sizes[:6] == [32, 64, 128, 256, 512, 1024]
+        assert sizes[6:] == [1024, 1960], "the first was read ahead, the last is what is left"
+        assert device.status()["pending"] == 0
+
+
 async def test_many_share_one_fsync(world, autojump_clock):
     async with world.device() as device:
         await device.log(prediction())  # the segment's header and folder are behind us

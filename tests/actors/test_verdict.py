@@ -385,13 +385,15 @@ def test_no_piece_holds_more_than_the_cloud_takes():
 
 
 def test_a_cloud_that_was_put_back_to_an_older_version_meanwhile_gets_what_that_takes():
-    cloud, room = Cloud(), Room(records_max=4000)
+    cloud, room, refused = Cloud(), Room(records_max=4000), []
 
     def older(piece):
         if len(piece.records) <= 1000:
             return cloud(piece)
+        refused.append(len(piece.records))
         room.heed({MARK: "1"})
         return Verdict(Sense.TOO_LARGE, "413: at most 1000 are taken at once", ours=True)
 
     assert run(older, records(3000), room=room).sent == list(range(1, 3001))
     assert max(len(piece.records) for piece in cloud.posts) <= 1000
+    assert refused == [3000], "once is enough"
