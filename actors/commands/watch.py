@@ -69,7 +69,7 @@ def watch(settings: Settings, *, once: bool) -> None:
         )
     with contextlib.suppress(KeyboardInterrupt):
         if once:
-            console.print(screen(view, console.width, console.height))
+            console.print(screen(view, console.width, console.height, live=False))
         elif console.is_terminal:
             _live(console, settings, view)
         else:
@@ -145,7 +145,7 @@ def line(view: View) -> str:
     return f"{found['edge_device_id']}: {', '.join(parts)}"
 
 
-def screen(view: View, width: int, height: int) -> Group:
+def screen(view: View, width: int, height: int, *, live: bool = True) -> Group:
     """The view, cut to a terminal of that size."""
     found = view.found
     rows = Table.grid(padding=(0, GAP_CHARS))
@@ -156,7 +156,8 @@ def screen(view: View, width: int, height: int) -> Group:
     parts: list[Any] = [_head(view, width), Text(""), rows, Text("")]
     room = height - len(rows.rows) - 5
     parts += [_cut(text, width) for text in _troubles(found)[: max(room, 1)]]
-    parts.append(_cut(Text("q or Ctrl-C ends this; the device goes on", style="dim"), width))
+    if live:
+        parts.append(_cut(Text("q or Ctrl-C ends this; the device goes on", style="dim"), width))
     return Group(*parts)
 
 

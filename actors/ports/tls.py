@@ -108,7 +108,7 @@ def explain(error: BaseException) -> str | None:
         return f"the name of the cloud can't be resolved: {name.strerror}"
     tries = next((cause.exceptions for cause in causes(error) if isinstance(cause, BaseExceptionGroup)), ())
     said = sorted({os.strerror(one.errno) for one in tries if isinstance(one, OSError) and one.errno})
-    return f"{error}: {', '.join(said)}" if said else None
+    return f"{', '.join(said)} ({error})" if said else None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -104,6 +104,14 @@ def test_what_is_cut_off_is_seen_to_be(width):
         assert len(lines[name]) == width
 
 
+def test_what_is_shown_once_says_nothing_of_an_end():
+    console = Console(width=80, height=24, force_terminal=False)
+    for live in (True, False):
+        with console.capture() as capture:
+            console.print(screen(View(found()), 80, 24, live=live))
+        assert ("ends this" in capture.get()) is live
+
+
 def test_a_narrow_terminal_still_says_how_long_the_disk_lasts():
     (disk,) = (text for text in shown(View(BUSY), 60, 20) if text.startswith("disk"))
     assert disk.rstrip().split("  ")[-1] == "full in 2 h 10 min"
