@@ -9,7 +9,7 @@ from cloud.wire import BATCH_RECORDS_MAX
 
 IN_FLIGHT_MAX = 8
 """Requests of the backlog that may be under way at once; the uplink has as many workers."""
-UNDER_WAY_MAX = IN_FLIGHT_MAX * BATCH_RECORDS_MAX
+UNDER_WAY_MAX = 12_000
 """Predictions that may be under way at once, in however few requests: their rows are to be in the buffer's cache still
 when they are marked, and they are what the memory of a drain is."""
 LATENCY_FREE_S = 0.02
@@ -60,7 +60,7 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
     pace = attrs.evolve(pace, size_max=size_max, batch_size=min(pace.batch_size, size_max))
     match delivery.trouble:
         case Trouble.NONE:
-            return _faster(pace, delivery.seconds, live=delivery.live)
+            return _faster(pace, delivery)
         case Trouble.TOO_LARGE:
             # The uplink remembers how many bytes passed; growing again costs no second 413.
             return _smaller(pace)
@@ -70,8 +70,9 @@ def next_pace(pace: Pace, delivery: Delivery, *, generation: int) -> Pace:
             return _slower(pace)
 
 
-def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
+def _faster(pace: Pace, delivery: Delivery) -> Pace:
     """By TCP Vegas: of n requests under way, n * (1 - best time / time) wait in a queue (Brakmo and Peterson, 1995)."""
+    seconds, live = delivery.seconds, delivery.live
     # Alone under way, a request waits for nobody: its time is the way's own, also when that has become longer.
     best_s = seconds if pace.in_flight == 1 else min(pace.best_s, seconds)
     way_s = seconds if pace.batch_size < 2 * BATCH_MIN else min(pace.way_s, seconds)
@@ -85,7 +86,9 @@ def _faster(pace: Pace, seconds: float, *, live: bool) -> Pace:
     brief = 2 * occupied_s <= (LIVE_SLICE_S if live else SLICE_S)
     doubled = min(pace.batch_size * 2, pace.size_max)
     fits = doubled * pace.in_flight <= UNDER_WAY_MAX
-    if pace.batch_size < doubled and fits and (brief or (pace.growing and not live)):
+    # What bytes have kept smaller becomes no larger, and fewer requests under way would only make it slower.
+    full = pace.growing or delivery.records >= pace.batch_size
+    if pace.batch_size < doubled and fits and full and (brief or (pace.growing and not live)):
         # Another size has another best time.
         return attrs.evolve(pace, batch_size=doubled, best_s=math.inf)
     if pace.growing:

@@ -39,9 +39,19 @@ def test_a_cloud_that_says_it_takes_more_gets_it_as_long_as_that_occupies_it_bri
     pace, seen = Pace(512), []
     for _ in range(6):
         seconds = way_s + pace.batch_size * pace.in_flight * record_s
-        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, records_max=4000))
+        pace = after(pace, attrs.evolve(GOOD, records=pace.batch_size, seconds=seconds, records_max=4000))
         seen.append((pace.batch_size, pace.in_flight))
-    assert seen == [(1024, 1), (2048, 1), (4000, 1), (4000, 2), (4000, 2), (4000, 2)]
+    assert seen == [(1024, 1), (2048, 1), (4000, 1), (4000, 2), (4000, 3), (4000, 3)]
+
+
+def test_batches_that_bytes_keep_small_are_sent_eight_at_once_as_ever():
+    """Predictions of 4 KiB: a mebibyte holds 256, and a page that may hold more has no more."""
+    pace = Pace(32)
+    for _ in range(20):
+        most = min(pace.batch_size, 256)
+        pace = after(pace, attrs.evolve(GOOD, records=most, seconds=0.05, records_max=4000))
+    assert pace.in_flight >= IN_FLIGHT_MAX - 1
+    assert pace.batch_size == 1024
 
 
 def test_a_cloud_that_needs_its_time_for_a_thousand_gets_no_more_at_once():
@@ -49,7 +59,7 @@ def test_a_cloud_that_needs_its_time_for_a_thousand_gets_no_more_at_once():
     pace, record_s = Pace(32), 60e-6
     for _ in range(30):
         seconds = 0.001 + pace.batch_size * pace.in_flight * record_s
-        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, records_max=4000))
+        pace = after(pace, attrs.evolve(GOOD, records=pace.batch_size, seconds=seconds, records_max=4000))
         assert pace.batch_size <= 1024
         assert pace.batch_size * record_s <= SLICE_S
 
@@ -58,7 +68,7 @@ def test_beside_live_batches_no_post_becomes_longer_than_a_slice_because_the_clo
     pace = Pace(32)
     for _ in range(40):
         seconds = 0.001 + pace.batch_size * pace.in_flight * 45e-6
-        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, live=True, records_max=4000))
+        pace = after(pace, attrs.evolve(GOOD, records=pace.batch_size, seconds=seconds, live=True, records_max=4000))
         assert pace.batch_size * pace.in_flight * 45e-6 <= LIVE_SLICE_S + 2 * BATCH_MIN * 45e-6
 
 
