@@ -224,17 +224,29 @@ def import_(settings: Settings, *, as_json: bool, yes: bool, file: Path, as_new:
 @contextmanager
 def owner(settings: Settings) -> Iterator[Owner]:
     """Whoever may change this buffer. What is no buffer is refused before it could be made one."""
-    with open_reading(settings.buffer_db_path):
-        pass
-    with mender(settings) as found:
+    with open_reading(settings.buffer_db_path) as reading:
+        device_id = reading.names[-1].device_id
+    with _owner(settings, device_id) as found:
         yield found
 
 
 @contextmanager
 def mender(settings: Settings) -> Iterator[Owner]:
     """The owner of a buffer that may be too damaged to be read."""
+    try:
+        with open_reading(settings.buffer_db_path) as reading:
+            device_id = reading.names[-1].device_id
+    except NoBooks:
+        device_id = ""
+    with _owner(settings, device_id or settings.edge_device_id) as found:
+        yield found
+
+
+@contextmanager
+def _owner(settings: Settings, device_id: str) -> Iterator[Owner]:
+    # Under the buffer's own name: this shell's EDGE_DEVICE_ID may be another one, and a command renames no device.
     options = store_options(settings, now=time.time, new_id=new_stream_id, sync=os.fdatasync)
-    with owner_of(options, settings.edge_device_id) as found:
+    with owner_of(options, device_id) as found:
         yield found
 
 

@@ -41,6 +41,17 @@ def test_stats_tell_every_figure_and_write_them_to_a_file(shell, folder):
     assert "1 to 6" in shell.said("buffer", "stats")
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["reset-failed", "replay --where 1 --yes", "cleanup --force --yes", "vacuum", "discard --where 1 --yes", "repair"],
+)
+def test_no_command_renames_the_device_after_the_shell_that_it_is_given_in(shell, command):
+    shell.settings["EDGE_DEVICE_ID"] = "some-shell"
+    shell.said("buffer", *command.split())
+    found = shell.json("buffer", "stats")
+    assert (found["edge_device_id"], found["stream_id"]) == ("cam", "stream")
+
+
 def test_list_shows_the_newest_first_and_only_what_was_asked_for(shell):
     lines = shell.said("buffer", "list").splitlines()
     assert [line.split()[0] for line in lines] == ["ID", "6", "5", "4", "3", "2", "1"]
