@@ -94,11 +94,21 @@ def last_number_is_given_out_again_after_a_restart(patch):
 
 @bug(Fault.KILL)
 def segments_are_deleted_before_their_rows_are_in_sqlite(patch):
-    def retire(store, *, truncate=False):
-        if store._buffer.checkpoint(truncate=truncate):
+    def retire(store, *, wait=False):
+        if store._buffer.checkpoint(wait=wait):
             store._front.retire(store.last_seq)
 
     patch.setattr(Store, "_retire", retire)
+
+
+@bug(Fault.FLIP_LOG)
+def group_that_the_journal_refused_stays_in_the_write_ahead_log(patch):
+    if_writable = Store._if_writable
+
+    def unmoved(store, work):
+        return True if work == store._buffer.checkpoint else if_writable(store, work)
+
+    patch.setattr(Store, "_if_writable", unmoved)
 
 
 @bug(Fault.ERROR)
@@ -272,9 +282,9 @@ def second_signal_skips_the_flush(patch):
 
 @bug(Fault.KILL_AT_CALL, Fault.POWER_CUT, Fault.OUTAGE)
 def segments_are_deleted_a_moment_before_sqlite_is_synced(patch):
-    def retire(store, *, truncate=False):
+    def retire(store, *, wait=False):
         store._front.retire(store._flush())
-        store._buffer.checkpoint(truncate=truncate)
+        store._buffer.checkpoint(wait=wait)
 
     patch.setattr(Store, "_retire", retire)
 

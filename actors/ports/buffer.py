@@ -287,8 +287,13 @@ class Buffer:
                 for grave in connection.execute("SELECT from_seq, to_seq FROM buffer_losses").fetchall()
             )
 
+    def check_counts(self, last_seq: int) -> None:
+        """`BufferDamaged` where what is said of the numbers up to `last_seq` contradicts itself (`counts.py`)."""
+        with named_errors():
+            check_counts(self._connection, last_seq)
+
     def recount(self, last_seq: int, *, checked: bool = False) -> None:
-        """Put the count of the sent right; with `checked`, after the counts were held against each other."""
+        """Put the count of the sent right; with `checked`, after the counts were held against each other again."""
         with self._transaction() as connection:
             if checked:
                 check_counts(connection, last_seq)
@@ -336,15 +341,19 @@ class Buffer:
             # A script is stepped to its end; `execute` would step once, which is one page.
             self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages_max)})")
 
-    def checkpoint(self, *, truncate: bool = False) -> bool:
-        """Move the WAL into the database and sync both; True when everything committed so far is then on the disk.
+    def checkpoint(self, *, wait: bool = False) -> bool:
+        """Move the WAL into the database, sync both, and empty the WAL; True when all committed so far is then there.
 
-        A reader in another process can keep it from ending; only with `truncate` is it waited for.
+        A reader in another process can keep it from ending; only with `wait` is it waited for. What has been moved does
+        not stay in the WAL: a bit that flips there ends it at that frame, and the older pages in front of it would then
+        hide the newer ones in the database.
         """
-        mode = "TRUNCATE" if truncate else "PASSIVE"
         with named_errors():
-            busy, in_wal, moved = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        return not busy and in_wal == moved
+            if not wait:
+                self._connection.execute("PRAGMA busy_timeout = 0")
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+        return not busy
 
     def device(self) -> str:
         """The device's id when the buffer was made."""

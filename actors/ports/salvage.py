@@ -80,7 +80,7 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             sync_folder(marker.parent)
     paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
     buffer = Buffer(options.db_path)
-    buffer.checkpoint(truncate=True)
+    buffer.checkpoint(wait=True)
     for path in paths:
         mend_first_page(path, options.db_path)
     return buffer, _merge(paths, f"{aside} ({reason})")
@@ -101,6 +101,8 @@ def open_stream(options: StoreOptions, device_id: str, found: Sequence[Scan]) ->
             witness = first_name(options.db_path) if salvage.last_seq else None
             stream_id = salvage.stream_id or witness or "".join(headers[-1:]) or options.new_id(options.now())
             fill(buffer, salvage, options, stream_id=stream_id, device_id=device_id, segments=found)
+        else:  # what a replay inserts would be taken for the damaged one's own word
+            buffer.check_counts(buffer.highest_seq(without=BAD_SECTOR))
     except (OSError, BufferDamaged, BufferUnwritable):
         buffer.close()
         raise

@@ -1,8 +1,8 @@
 """The store: the journal and the buffer under one set of rules. The one room that knows both.
 
 1. A number goes nowhere before its line is fsynced, so no number is ever given to two predictions.
-2. A segment is deleted only when all its rows are in SQLite and SQLite itself is synced; hence SQLite may run with
-   `synchronous=NORMAL`.
+2. A segment is deleted only when all its rows are in SQLite, synced and out of its write-ahead log; hence SQLite may
+   run with `synchronous=NORMAL`.
 3. Rows move to SQLite in larger strokes. One that was confirmed by then is written once, as sent (or not at all with
    `cleanup_days=0`).
 4. Losing a 'sent' mark is harmless, since the cloud knows the number; losing an accepted row is not.
@@ -142,9 +142,11 @@ class Store:
                 self._flush()
                 rows = self._front.number(entries)
                 self._buffer.insert(rows, last_seq=rows[-1].seq, durable=True)
-                return self._front.give_out(rows)
+                stored = self._front.give_out(rows)
         except BufferUnwritable as exc:
             raise DiskTrouble(f"{exc}; {self.journal_trouble}".rstrip("; ")) from exc
+        self._if_writable(self._buffer.checkpoint)  # in the WAL, the only copy ends with the first bit that flips there
+        return stored
 
     @property
     def flush_due(self) -> bool:
@@ -181,11 +183,8 @@ class Store:
         self.damaged_count += gone
 
     def losses(self) -> list[Loss]:
-        """Tombstones that the cloud has not confirmed yet. `DiskTrouble`."""
-        try:
-            return self._buffer.losses(LOSSES_MAX)
-        except BufferUnwritable as exc:
-            raise DiskTrouble(str(exc)) from exc
+        """Tombstones that the cloud has not confirmed yet. `BufferUnwritable`."""
+        return self._buffer.losses(LOSSES_MAX)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write down what became of predictions that were in flight. `DiskTrouble`: then tell it the same again."""
@@ -286,18 +285,21 @@ class Store:
         if self._buffer.wal_bytes() > WAL_BYTES_MAX:  # what was deleted is not to lie beside the pages that are moved
             self._buffer.checkpoint()
         self._buffer.shrink(SHRINK_PAGES)
-        self._retire(truncate=True)
+        self._retire(wait=True)
 
-    def _retire(self, *, truncate: bool = False) -> None:
-        """Delete the segments whose rows are all in SQLite, once SQLite is synced."""
+    def _retire(self, *, wait: bool = False) -> None:
+        """Delete the segments whose rows are all in SQLite, once SQLite is synced and its log empty."""
         flushed_up_to = self._flush()
-        if self._buffer.checkpoint(truncate=truncate):
+        if self._buffer.checkpoint(wait=wait):
             self._front.retire(flushed_up_to)
 
     def flush_if_writable(self) -> bool:
         """A flush that may wait: the journal holds the rows. False where SQLite does not take them now."""
+        return self._if_writable(self._flush)
+
+    def _if_writable(self, work: Callable[[], object]) -> bool:
         try:
-            self._flush()
+            work()
         except BufferUnwritable:
             return False
         except BufferDamaged:
@@ -366,21 +368,19 @@ class Store:
         even that works now: call it again before anything else (`needs_rebuild`); a restart would do the same.
         """
         self.needs_rebuild = True
-        with self._front.mutex:  # what is accepted meanwhile could be in a segment that was read, and not yet held
-            self._rebuild()
-        self.needs_rebuild = False
-
-    def _rebuild(self) -> None:
-        names, held = {"stream_id": self.stream_id, "device_id": self._device_id}, self._front.held.rows
+        names = {"stream_id": self.stream_id, "device_id": self._device_id}
         try:
-            self._buffer = replace(self._buffer, self._options, **names, last_seq=self.last_seq, held=held)
-            self._flush()
-            self._buffer.keep_buried()
-            self._buffer.recount(self.last_seq)
-            self._aside.keep_within(self._options.set_aside_bytes_max)
-            self._count()
+            with self._front.mutex:  # what is accepted meanwhile could be in a segment that was read, and not yet held
+                held = self._front.held.rows
+                self._buffer = replace(self._buffer, self._options, **names, last_seq=self.last_seq, held=held)
+                self._flush()
+                self._buffer.keep_buried()
+                self._buffer.recount(self.last_seq)
+                self._aside.keep_within(self._options.set_aside_bytes_max)
+                self._count()
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             raise DiskTrouble(f"{self._options.db_path}: {exc}") from exc
+        self.needs_rebuild = False
 
     def close(self) -> None:
         """Bring everything into SQLite, sync it, and remove the segments: the next start has nothing to replay.
@@ -390,7 +390,7 @@ class Store:
         try:
             self._front.end_segment()
             if not self.needs_rebuild:
-                self._retire(truncate=True)
+                self._retire(wait=True)
         except (BufferUnwritable, OSError):
             return
         except BufferDamaged:

@@ -11,6 +11,8 @@ CREATE TABLE prediction_buffer (
         retry_count INTEGER DEFAULT 0,
         last_error TEXT
     );
+CREATE INDEX prediction_buffer_pending ON prediction_buffer (id) WHERE status = 'pending';
+CREATE INDEX prediction_buffer_failed ON prediction_buffer (id) WHERE status = 'failed';
 INSERT INTO prediction_buffer VALUES(1,'{"seq":1,"image_id":"past-1","timestamp":1769596241.0,"model_version":"1","model_name":"surface-defects","inference_time_ms":4.5,"detections":[{"class":"scratch","confidence":0.9,"bbox":[1.0,2.0,30.0,40.0]}],"defect_detected":true,"confidence_scores":[0.9]}','past-1',1769596241.0,1795619455.691451311,NULL,'pending',0,NULL);
 INSERT INTO prediction_buffer VALUES(2,'{"seq":2,"image_id":"past-2","timestamp":1769596242.0,"model_version":"1","model_name":"surface-defects","inference_time_ms":4.5,"detections":[{"class":"scratch","confidence":0.9,"bbox":[1.0,2.0,30.0,40.0]}],"defect_detected":true,"confidence_scores":[0.9]}','past-2',1769596242.0,1795619455.7262027263,NULL,'pending',0,NULL);
 INSERT INTO prediction_buffer VALUES(3,'{"seq":3,"image_id":"past-3","timestamp":1769596243.0,"model_version":"1","model_name":"surface-defects","inference_time_ms":4.5,"detections":[{"class":"scratch","confidence":0.9,"bbox":[1.0,2.0,30.0,40.0]}],"defect_detected":true,"confidence_scores":[0.9]}','past-3',1769596243.0,1795619455.7312767506,NULL,'pending',0,NULL);
@@ -74,7 +76,5 @@ CREATE TABLE buffer_losses (
     );
 DELETE FROM sqlite_sequence;
 INSERT INTO sqlite_sequence VALUES('prediction_buffer',40);
-CREATE INDEX prediction_buffer_pending ON prediction_buffer (id) WHERE status = 'pending';
-CREATE INDEX prediction_buffer_failed ON prediction_buffer (id) WHERE status = 'failed';
 COMMIT;
 PRAGMA user_version = 1;

@@ -88,6 +88,34 @@ def _differing(before: _Rows, after: _Rows | None) -> set[Number]:
     return {number for number in before.keys() | after.keys() if before.get(number) != after.get(number)}
 
 
+def flip_log(drive: Drive, books: Books, rng: random.Random) -> str:
+    """Flip a bit in SQLite's write-ahead log, which then ends there, since each of its frames has a checksum.
+
+    A mark that is gone only sends a prediction again, and what the journal holds comes back from there. In doubt are
+    the other rows that read otherwise now: the disk refused the journal or the checkpoint that would keep them, or the
+    device was killed in the middle of that.
+    """
+    path = drive.folder / "buffer.db"
+    log = path.with_name("buffer.db-wal")
+    if not path.is_file() or not log.is_file() or not log.stat().st_size:
+        return ""
+    before = _rows_in(path)
+    books.database_hit = True
+    at = rng.randrange(log.stat().st_size)
+    drive.flip(log.name, at, rng.randrange(8))
+    hit = set(books.given) if before is None else _differing(before, _rows_in(path))
+    hit -= _in_journal(drive.folder)
+    books.doubted |= hit
+    return f"a bit flips in the write-ahead log at {at}: {len(hit)} numbers are in doubt"
+
+
+def _in_journal(folder: Path) -> set[Number]:
+    """The numbers of all lines in all segments."""
+    segments = [path.read_bytes() for path in folder.glob("buffer-journal/*.jsonl")]
+    lines = ((_stream_of(data) or "", _SEQ.match(line)) for data in segments for line in data.split(b"\n"))
+    return {(stream, int(found[1])) for stream, found in lines if found}
+
+
 def _roots_in(path: Path) -> dict[str, int]:
     """The first page of every table and index; none where that can't be read."""
     with peeked(path) as connection, contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):

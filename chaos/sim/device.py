@@ -76,7 +76,11 @@ class Device:
 
     def _rot(self) -> None:
         """What may happen while it is off."""
-        for fault, flip in ((Fault.FLIP_SEGMENT, damage.flip_segment), (Fault.FLIP_DATABASE, damage.flip_database)):
+        for fault, flip in (
+            (Fault.FLIP_SEGMENT, damage.flip_segment),
+            (Fault.FLIP_DATABASE, damage.flip_database),
+            (Fault.FLIP_LOG, damage.flip_log),
+        ):
             if self.host.faces(fault) and self.rng.random() < 0.5:
                 what = flip(self.host.drive, self.host.books, self.rng)
                 if what:

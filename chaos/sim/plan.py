@@ -42,6 +42,7 @@ class Fault(enum.Enum):
     DISK_SLOW = "disk slow"
     FLIP_SEGMENT = "flipped bit in a segment"
     FLIP_DATABASE = "flipped bit in the database"
+    FLIP_LOG = "flipped bit in the write-ahead log"
     # the device's clock
     CLOCK_JUMP = "clock jumps"
     CLOCK_DRIFT = "clock drifts"
@@ -60,6 +61,8 @@ class Fault(enum.Enum):
 
 
 PAST = (Fault.UPGRADED, Fault.CLOUD_UPGRADED, Fault.OLD_DEVICE)
+APART = (*PAST, Fault.FLIP_LOG)
+"""Drawn with dice of their own: a seed's other faults are what they were before there were these."""
 PER_REQUEST = (
     *(Fault.LOSE_REQUEST, Fault.LOSE_REPLY, Fault.DOUBLE, Fault.LATE_DOUBLE, Fault.BLACKHOLE, Fault.SLOW_LINK),
     *(Fault.BUSY, Fault.ERROR, Fault.PORTAL, Fault.CORRUPT, Fault.REDIRECT, Fault.KEY_REFUSED, Fault.TOO_LARGE),
@@ -95,11 +98,13 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """The plan of a seed."""
         rng = chance(seed, "plan")
-        faults = frozenset[Fault](fault for fault in Fault if fault not in PAST and rng.random() < 0.3)
+        faults = frozenset[Fault](fault for fault in Fault if fault not in APART and rng.random() < 0.3)
         if Fault.POWER_CUT in faults and not faults & set(DEATHS):
             faults |= {Fault.KILL_AT_CALL}  # the moment at which the power goes
         past = chance(seed, "past")
         faults |= {fault for fault in PAST if past.random() < 0.3}
+        if chance(seed, "log").random() < 0.3:
+            faults |= {Fault.FLIP_LOG}
         small = rng.random() < 0.25
         if small and rng.random() < 0.6:
             faults |= {Fault.OUTAGE}  # what fills a buffer

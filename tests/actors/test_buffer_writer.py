@@ -184,7 +184,7 @@ async def test_database_damaged_while_running_is_replaced_and_nothing_is_lost(fo
         await trio.sleep(20)
         page = await writer.page(records_max=10)
         await writer.control.send(Outcome(Fate.SENT, tuple(record.seq for record in page.records)))
-        writer.store._buffer.checkpoint(truncate=True)
+        writer.store._buffer.checkpoint(wait=True)
         writer.store._buffer._connection.execute("PRAGMA shrink_memory")
         database = folder / "buffer.db"
         with database.open("r+b") as file:

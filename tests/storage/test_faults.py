@@ -166,7 +166,7 @@ def damage(place: Path) -> Damaged:
     store = Store.open(DEVICE, options(Order(act="", folder=str(place), sync=False), clock))
     records = store.accept(entries("old", 0, 12))
     store._journal.rotate()
-    store._retire(truncate=True)
+    store._retire(wait=True)
     records += store.accept(entries("new", 0, 6))
     in_row, in_line = records[4], records[14]
     with closing(sqlite3.connect(place / "buffer.db")) as connection, connection:

@@ -156,8 +156,8 @@ def test_cap_holds_while_large_predictions_move_from_the_journal_into_sqlite(wor
     seen = []
     checkpoint = Buffer.checkpoint
 
-    def watched(buffer: Buffer, *, truncate: bool = False) -> bool:
-        done = checkpoint(buffer, truncate=truncate)
+    def watched(buffer: Buffer, *, wait: bool = False) -> bool:
+        done = checkpoint(buffer, wait=wait)
         seen.append(on_disk(world))
         return done
 
