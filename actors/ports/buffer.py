@@ -344,15 +344,16 @@ class Buffer:
     def checkpoint(self, *, wait: bool = False) -> bool:
         """Move the WAL into the database, sync both, and empty the WAL; True when all committed so far is then there.
 
-        A reader in another process can keep it from ending; only with `wait` is it waited for. What has been moved does
-        not stay in the WAL: a bit that flips there ends it at that frame, and the older pages in front of it would then
-        hide the newer ones in the database.
+        A reader in another process can keep it from ending; only with `wait` is it waited for. What was moved does not
+        stay in the WAL: a bit that flips there ends it, and its older pages would then hide newer ones in the database.
         """
         with named_errors():
             if not wait:
                 self._connection.execute("PRAGMA busy_timeout = 0")
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+            try:
+                busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
         return not busy
 
     def device(self) -> str:

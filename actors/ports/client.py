@@ -19,6 +19,7 @@ import trio
 
 from actors.ports.lane import RunSync, thread_lane
 from actors.ports.tls import Tls, causes, explain
+from actors.values import MASK
 from cloud import wire
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
@@ -220,6 +221,7 @@ class CloudClient:
             headers["content-type"] = "application/json"
             if encoding != "identity":
                 headers["content-encoding"] = encoding
+        key = ""
         if method != "HEAD":
             key = self._key.read() if self._key.file is None else await self._run_sync(self._key.read)
             if key:
@@ -239,7 +241,14 @@ class CloudClient:
         if taken := response.headers.get("accept-encoding"):
             self._taken = _parse_accept(taken)
         kept = {name: response.headers[name] for name in HEADERS_KEPT if name in response.headers}
-        return CloudAnswer(response.status_code, kept, _plain(body, response.headers.get("content-encoding", "")))
+        answer = CloudAnswer(response.status_code, kept, _plain(body, response.headers.get("content-encoding", "")))
+        return _without(key, answer) if key else answer
+
+
+def _without(key: str, answer: CloudAnswer) -> CloudAnswer:
+    """An answer that does not tell the key: whoever answers may repeat what he was asked, and answers get into logs."""
+    headers = {name: value.replace(key, MASK) for name, value in answer.headers.items()}
+    return CloudAnswer(answer.status, headers, answer.body.replace(key.encode(), MASK.encode()))
 
 
 def _nobody_met(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ one). The format is described in `docs/journal.md`.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -317,6 +318,7 @@ class Journal:
             raise
         try:
             self._sync(self._fd)
+            _check_writable(self._fd)
         except OSError:
             self._abandon()
             raise
@@ -343,6 +345,12 @@ class Journal:
             self._fd = None
             self._good_bytes = 0
             self._path.unlink(missing_ok=True)
+
+
+def _check_writable(fd: int) -> None:
+    """`OSError` where the file system is read-only by now: then ext4 says "synced" of what it never wrote."""
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def orphans(folder: Path) -> list[Path]:

@@ -138,6 +138,16 @@ async def test_environment_cookies_and_redirects_are_left_alone(nursery_of_serve
 # --- the key
 
 
+async def test_who_repeats_the_key_in_his_answer_brings_it_into_no_log(nursery_of_servers, autojump_clock):
+    world = World(nursery_of_servers, key=ApiKey("sesame"))
+    world.answer = lambda: Response(b"you said sesame", 401, {"Location": "/login?was=sesame"})
+    async with world.client as client:
+        answers = [await client.post(b"{}"), await client.audit("cam")]
+    for answer in answers:
+        assert answer.body == b"you said ********"
+        assert answer.headers["location"] == "/login?was=********"
+
+
 async def test_a_key_rotated_on_disk_is_used_by_the_next_post(nursery_of_servers, autojump_clock, tmp_path):
     file = tmp_path / "key"
     file.write_text("first\n")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import google_crc32c
 import pytest
@@ -248,6 +249,19 @@ def test_failed_sync_ends_the_segment(tmp_path):
     first, second = (scan(path) for path in orphans(tmp_path))
     assert [seq for seq, _ in first.records] == [1, 2]
     assert [seq for seq, _ in second.records] == [3]
+
+
+def test_sync_on_a_disk_that_is_read_only_by_then_is_none(tmp_path, monkeypatch):
+    """ext4 says that all is well: the write lies in memory, and the disk never gets it."""
+    journal = Journal(tmp_path, describe=header)
+    journal.append(1, lines(1, 2))
+    real = os.fstatvfs
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_flag=real(fd).f_flag | os.ST_RDONLY))
+        with pytest.raises(JournalError, match="Read-only file system"):
+            journal.append(3, lines(3, 1))
+    journal.append(3, lines(3, 1))
+    assert [[seq for seq, _ in scan(path).records] for path in orphans(tmp_path)] == [[1, 2], [3]]
 
 
 def test_disk_that_fails_at_the_header_leaves_nothing_behind_and_heals(tmp_path):
