@@ -1,9 +1,11 @@
 """Flip bits in SQLite's write-ahead log: it ends where a checksum does not hold, and nothing accepted is lost."""
 
 import shutil
+import sqlite3
 
 import pytest
 
+from actors.ports import buffer
 from actors.ports.journal import Journal, orphans
 from chaos.sim.platter import lay_out
 from tests.storage.fixtures import start
@@ -38,3 +40,20 @@ def test_bit_in_the_write_ahead_log_costs_nothing(folder, monkeypatch, more):
         lay_out(state | ({"buffer.db-wal": flipped(log, at, at % 8)} if log else {}), place)
         told.check(start(place))
         shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_checkpoint_leaves_the_patience_with_other_processes_as_it_was(folder, monkeypatch, wait):
+    """Only a checkpoint does without: an operator's own `sqlite3` that writes is waited for as before."""
+    monkeypatch.setattr(buffer, "_BUSY_TIMEOUT_S", 0.3)
+    database = buffer.Buffer(folder / "buffer.db")
+    database.begin_stream("stream-1", "cam-1", 1.0)
+    reader = sqlite3.connect(folder / "buffer.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM buffer_metadata").fetchone()
+    assert not database.checkpoint(wait=wait), "somebody reads out of the log"
+    assert database._connection.execute("PRAGMA busy_timeout").fetchone() == (300,)
+    reader.close()
+    assert database.checkpoint(wait=wait)
+    assert not database.wal_bytes()
+    database.close()
