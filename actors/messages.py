@@ -295,6 +295,8 @@ class Drain:
     runs: int = 0
     """Drains begun since start."""
     rate_per_s: float = 0.0
+    since: float = 0.0
+    """When this drain began, on the monotonic clock."""
 
 
 @attrs.frozen

@@ -12,11 +12,9 @@ from actors.alerts import Scene, holding
 from actors.dropping import Dropping
 from actors.messages import AlertChange, Books, Pulse
 from actors.readiness import Bounds, could_move, silent, stuck
-from actors.status import Cells
+from actors.status import RATE_S, Cells
 
 LOOK_EVERY_S = 1.0
-RATE_S = 10
-"""Rates are means over so many seconds."""
 GROWTH_S = 300
 """The buffer grows in strokes: how fast shows only over minutes."""
 GROWTH_MIN_S = 60

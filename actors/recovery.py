@@ -101,7 +101,6 @@ class _Recovery:
     pace: Pace
     due_at: float = 0.0
     """When the cap on predictions a second lets the next page go."""
-    began: float = 0.0
     fruitless: int = 0
     """Passes in a row that got nothing through."""
     wanted: trio.Event = attrs.field(factory=trio.Event)
@@ -210,8 +209,7 @@ class _Recovery:
     async def _launch(self, page: Page, walk: _Walk) -> Reply[Delivery]:
         """Hand a page to the uplink."""
         if not self.drain.value.active:
-            self.began = trio.current_time()
-            self.drain.value = Drain(active=True, runs=self.drain.value.runs + 1)
+            self.drain.value = Drain(active=True, runs=self.drain.value.runs + 1, since=trio.current_time())
             log.info("drain_started", runs=self.drain.value.runs)
         reply = Reply[Delivery]()
         walk.offered += len(page.records)
@@ -230,8 +228,9 @@ class _Recovery:
             walk.retry_at = max(walk.retry_at, now + delivery.retry_after_s)
         if delivery.trouble in (Trouble.BUSY, Trouble.FAILED) and walk.trouble is not Trouble.FAILED:
             walk.trouble = delivery.trouble
-        sent = self.drain.value.sent + delivery.records
-        self.drain.value = attrs.evolve(self.drain.value, sent=sent, rate_per_s=rate_per_s(sent, now - self.began))
+        drain = self.drain.value
+        sent = drain.sent + delivery.records
+        self.drain.value = attrs.evolve(drain, sent=sent, rate_per_s=rate_per_s(sent, now - drain.since))
         walk.flying.value -= 1
 
     def _finish(self) -> None:
@@ -239,7 +238,7 @@ class _Recovery:
         done = self.drain.value
         if done.active:
             self.drain.value = attrs.evolve(done, active=False)
-            log.info("drain_ended", sent=done.sent, seconds=round(trio.current_time() - self.began, 3))
+            log.info("drain_ended", sent=done.sent, seconds=round(trio.current_time() - done.since, 3))
 
     async def _pause_until(self, time: float) -> None:
         """Wait, unless the end or the loss of the link makes that pointless."""

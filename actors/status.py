@@ -9,6 +9,8 @@ from actors.alerts import ALERTS, Scene, capacity_percent, holding, oldest_pendi
 from actors.messages import Books, Drain, Link, LinkState, Pulse, Traffic, Vision
 from actors.readiness import Bounds, age_s, failing, unready
 
+RATE_S = 10
+"""The rates of a pulse are means over so many seconds."""
 ALERT_NAMES = tuple(ALERTS)
 """What `alerts` may hold."""
 
@@ -178,9 +180,15 @@ def status_of(device_id: str, cells: Cells, *, now: float, monotonic: float, bou
 
 
 def recovery_eta_s(books: Books, drain: Drain, pulse: Pulse) -> float | None:
-    """When the drain is through if it goes on like this; None outside a drain, or while more comes than goes."""
+    """When the drain is through if it goes on like this; None outside a drain, or while more comes than goes.
+
+    None, too, while the mean of the last seconds still holds some from before the drain: it would tell of half an hour
+    where seconds are left.
+    """
+    if not drain.active or pulse.looked_at is None or pulse.looked_at - drain.since < RATE_S:
+        return None
     shrinking_per_s = pulse.delivered_per_s - pulse.accepted_per_s
-    return books.pending / shrinking_per_s if drain.active and shrinking_per_s > 0 else None
+    return books.pending / shrinking_per_s if shrinking_per_s > 0 else None
 
 
 def summary(status: Status) -> str:

@@ -15,6 +15,7 @@ import trio
 from actors.commands import checks_cloud, checks_disk, checks_vision
 from actors.commands.checks import Begun, Check, Step, Verdict, failed, ok, warn
 from actors.commands.options import SettingsCommand, find_config, json_option, settings_flags
+from actors.commands.words import count
 from actors.loading import load_settings
 from actors.ports.door import NoDoor, door
 from actors.settings import Settings, SettingsError
@@ -64,7 +65,7 @@ def doctor(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps([{**attrs.asdict(check), "verdict": check.verdict.value} for check in found]))
     else:
-        click.echo(f"{len(found)} checks: {fails} failed, {warns} to look at")
+        click.echo(f"{count(len(found), 'check')}: {fails} failed, {warns} to look at")
     raise SystemExit(1 if fails else 0)
 
 

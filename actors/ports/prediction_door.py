@@ -62,13 +62,17 @@ class Turnstile:
             self.inside -= 1
 
 
+def name_asked(asked: Request) -> str:
+    """By which name the device was asked: what `Host` says, without its port."""
+    return re.sub(r":\d+$", "", asked.headers.get("Host", "")).lower()
+
+
 def check_local(asked: Request) -> None:
     """`Refused` for whoever is not on this machine, or was sent here by a page from elsewhere.
 
     A name that some page's owner has pointed at this machine shows in Host.
     """
-    host = re.sub(r":\d+$", "", asked.headers.get("Host", ""))
-    if asked.remote_addr not in LOOPBACK_PEERS or host not in LOOPBACK_HOSTS:
+    if asked.remote_addr not in LOOPBACK_PEERS or name_asked(asked) not in LOOPBACK_HOSTS:
         raise Refused(403, "forbidden", "this is served to programs on the device itself, at 127.0.0.1")
 
 

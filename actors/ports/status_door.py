@@ -1,6 +1,7 @@
 """The device's own endpoints on STATUS_BIND: is it alive, is it ready, what is it doing, and a page that shows it."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import attrs
@@ -12,7 +13,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.ports import metrics
-from actors.ports.prediction_door import Log, Refused, Turnstile, add_predictions, check_local
+from actors.ports.prediction_door import LOOPBACK_HOSTS, Log, Refused, Turnstile, add_predictions, check_local, name_asked
 from actors.status import Status
 from hosting import Exchange, Hosting
 from hosting import serve as host
@@ -50,13 +51,31 @@ class Window:
     log: Log
 
 
-def create_status_app(window: Window) -> QuartTrio:
+def names_of(bind: str) -> frozenset[str] | None:
+    """The names by which the device may be asked on `bind`; None for any: beyond loopback others call it as they will."""
+    host = bind.rpartition(":")[0].lower()
+    try:
+        loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return None
+    return frozenset({host, *LOOPBACK_HOSTS}) if loopback else None
+
+
+def create_status_app(window: Window, names: frozenset[str] | None) -> QuartTrio:
     """`/health` (restart me if not), `/ready` (I do my work), `/status` (all there is to know), `/metrics`, a page with
-    the last frame, and `POST /predictions`.
+    the last frame, and `POST /predictions`. A page from elsewhere can have its own name lead here; its browser then asks
+    by that name, which is not among `names`. Who sends no `Host` is no browser.
     """
     app = QuartTrio("device", static_folder=None)
     app.asgi_http_class = Exchange
     page = metrics.Metrics(window.status)
+
+    @app.before_request
+    async def admit() -> Response | None:
+        if names is None or name_asked(request) in names | {""}:
+            return None
+        what = "Host: on loopback the device is asked by loopback's names only"
+        return Refused(403, "forbidden", what, "ask for 127.0.0.1 or localhost").response()
 
     @app.get("/health")
     async def health() -> Response:
@@ -136,7 +155,7 @@ async def serve(
     config = Hosting(bind, grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S, stalled_s=STALLED_S_MAX)
     try:
         async with trio.open_nursery() as nursery:
-            binds = await nursery.start(host, create_status_app(window), config, stopping)
+            binds = await nursery.start(host, create_status_app(window, names_of(bind)), config, stopping)
             log.info("status_endpoint", url=f"{binds[0]}/status")
             task_status.started(binds[0])
     except* OSError as group:

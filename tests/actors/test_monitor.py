@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import attrs
 import pytest
 import trio
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from actors.alerts import Scene, holding
 from actors.messages import AlertChange, Books, Drain, Link, LinkState, Pulse, Traffic, Vision
 from actors.monitor import CLOCK_GRUDGE_S, Clock, Sample, Watch, full_in_s
 from actors.readiness import Bounds
-from actors.status import Cells, status_of
+from actors.status import Cells, recovery_eta_s, status_of
 
 WELL = Books(stream_id="S", pending=3, capacity_bytes=1_000, size_bytes=100, last_seq=3)
 SET = 1.8e9
@@ -23,7 +24,7 @@ def test_status_puts_the_cells_together():
     cells = Cells()
     cells.books.value = replace(WELL, disk_answered_at=18.0)
     cells.link.value = Link(LinkState.UP, "probe: 200", since=5.0)
-    cells.drain.value = Drain(active=True, runs=2, sent=7, rate_per_s=1.5)
+    cells.drain.value = Drain(active=True, runs=2, sent=7, rate_per_s=1.5, since=4.0)
     cells.traffic.value = Traffic(retried=4, duplicates=1)
     cells.vision.value = Vision(cameras_down=("dock",))
     cells.pulse.value = Pulse(
@@ -39,6 +40,21 @@ def test_status_puts_the_cells_together():
     assert seen["alert_details"] == {"camera_down": {"detail": "dock", "for_s": 8.0}}
     assert (seen["healthy"], seen["ready"], seen["unready"]) == (True, False, ["the model is not loaded yet"])
     assert seen["disk_silent_s"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("since", "accepted_per_s", "eta_s"),
+    [
+        (90.0, 5.0, 20.0),
+        (90.1, 5.0, None),  # the mean still holds a time in which nothing was drained
+        (60.0, 15.0, None),  # more comes than goes
+    ],
+)
+def test_a_drain_tells_when_it_is_through_once_its_rate_is_its_own(since, accepted_per_s, eta_s):
+    pulse = Pulse(looked_at=100.0, delivered_per_s=15.0, accepted_per_s=accepted_per_s)
+    drain = Drain(active=True, runs=1, sent=150, since=since)
+    assert recovery_eta_s(replace(WELL, pending=200), drain, pulse) == eta_s
+    assert recovery_eta_s(replace(WELL, pending=200), attrs.evolve(drain, active=False), pulse) is None
 
 
 async def test_an_alert_is_told_once_and_its_end_with_how_long_it_held(autojump_clock, nursery):

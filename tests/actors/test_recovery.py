@@ -335,10 +335,11 @@ async def test_losses_travel_even_without_predictions_and_no_loop_follows(autoju
 async def test_the_progress_of_a_drain_is_shown(autojump_clock, others):
     world = World(others, range(1, 97), latency_s=1.0)
     world.nudge()
-    await trio.sleep(next(jitters()) + 1.5)
-    assert world.drain.value == Drain(active=True, sent=32, runs=1, rate_per_s=32.0)
+    began = next(jitters())
+    await trio.sleep(began + 1.5)
+    assert world.drain.value == Drain(active=True, sent=32, runs=1, rate_per_s=32.0, since=began)
     await trio.sleep(10)
-    assert world.drain.value == Drain(active=False, sent=96, runs=1, rate_per_s=48.0)
+    assert world.drain.value == Drain(active=False, sent=96, runs=1, rate_per_s=48.0, since=began)
     world.pending |= {100}
     world.nudge()
     await trio.sleep(10)

@@ -78,6 +78,7 @@ def test_wrong_settings_are_lines_too(shell):
     found = checks(shell, code=1)
     assert found.keys() == {"settings"}
     assert "BATCH_SIZE" in found["settings"]["seen"]
+    assert shell.run("doctor").stdout.endswith("\n1 check: 1 failed, 0 to look at\n")
 
 
 def test_what_is_wrong_is_found_and_the_rest_is_checked_too(shell, monkeypatch):

@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 from actors.messages import Books, Link, LinkState, PipelineClosed, Pulse, Receipt, Vision
 from actors.ports import status_door
 from actors.ports.prediction_door import AT_ONCE_MAX, BODY_BYTES_MAX
-from actors.ports.status_door import Window, create_status_app
+from actors.ports.status_door import Window, create_status_app, names_of
 from actors.readiness import Bounds
 from actors.status import Cells, Status, status_of
 from cloud.wire import BATCH_RECORDS_MAX, Prediction
@@ -55,9 +55,13 @@ class Device:
         self.logged += predictions
         return [self.receipt] * len(predictions)
 
+    @property
+    def window(self) -> Window:
+        return Window(self.status, self.picture, self.log)
+
     def client(self):
         if self.app is None:
-            self.app = create_status_app(Window(self.status, self.picture, self.log))
+            self.app = create_status_app(self.window, None)
         return self.app.test_client()
 
     async def get(self, path: str, peer: str = "127.0.0.1", host: str = "127.0.0.1:8000"):
@@ -111,10 +115,9 @@ async def test_other_paths_are_not_there(device, path):
 async def test_a_client_that_says_nothing_more_is_let_go_and_holds_up_no_stop(device, monkeypatch):
     monkeypatch.setattr(status_door, "KEEP_ALIVE_S", 0.2)
     stopping = trio.Event()
-    window = Window(device.status, device.picture, device.log)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            url = await nursery.start(status_door.serve, window, "127.0.0.1:0", stopping)
+            url = await nursery.start(status_door.serve, device.window, "127.0.0.1:0", stopping)
             port = int(url.rpartition(":")[2])
             async with await trio.open_tcp_stream("127.0.0.1", port) as client:
                 await client.send_all(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -129,9 +132,8 @@ async def test_a_client_that_says_nothing_more_is_let_go_and_holds_up_no_stop(de
 async def test_a_client_that_takes_nothing_of_its_answer_holds_up_no_stop(device, monkeypatch):
     monkeypatch.setattr(status_door, "STALLED_S_MAX", 1.0)
     device.jpeg = bytes(32 * 2**20)
-    window = Window(device.status, device.picture, device.log)
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(status_door.serve, window, "127.0.0.1:0", trio.Event())
+        url = await nursery.start(status_door.serve, device.window, "127.0.0.1:0", trio.Event())
         client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
         client.sendall(b"GET /frame.jpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await trio.sleep(1.0)  # the answer has filled what the kernel holds of it
@@ -251,6 +253,34 @@ async def test_only_the_device_itself_sees_its_frames(device, how):
     device.jpeg = b"\xff\xd8"
     assert (await device.get("/frame.jpg", **how)).status_code == 403
     assert (await device.get("/health", **how)).status_code == 200, "probes come from elsewhere"
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/status", "/metrics", "/health", "/ready", "/frame.jpg"])
+async def test_on_loopback_a_page_that_has_its_own_name_lead_here_reads_nothing(device, path):
+    """Its browser says that name in Host. Who says none is no browser, and a name that was bound is the device's own."""
+    device.jpeg = b"\xff\xd8"
+    device.app = create_status_app(device.window, names_of("localhost:8000"))
+    answer = await device.get(path, host="rebound.test:8000")
+    assert (answer.status_code, json.loads(await answer.get_data())["title"]) == (403, "forbidden")
+    for own in ("localhost:8000", "LOCALHOST", "127.0.0.1:8000", "[::1]:8000"):
+        assert (await device.get(path, host=own)).status_code == 200, own
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "status"),
+    [
+        ("127.0.0.1:8000", "", 200),
+        ("127.0.0.1:8000", "rebound.test", 403),
+        ("127.0.0.5:8000", "127.0.0.5:8000", 200),
+        ("127.0.0.5:8000", "rebound.test", 403),
+        ("[::1]:8000", "rebound.test", 403),
+        ("0.0.0.0:8000", "edge-7.plant:8000", 200),
+        ("10.0.0.4:8000", "edge-7.plant:8000", 200),
+    ],
+)
+async def test_beyond_loopback_the_device_is_asked_by_any_name(device, bind, host, status):
+    device.app = create_status_app(device.window, names_of(bind))
+    assert (await device.get("/status", host=host)).status_code == status
 
 
 async def test_turned_away_by_policy_and_stopping_are_for_later(device):
