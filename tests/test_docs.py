@@ -38,7 +38,8 @@ def cloud_paths() -> set[str]:
 def device_paths() -> set[str]:
     device = Device()
     return {
-        rule.rule for rule in create_status_app(Window(device.status, device.picture, device.log), None).url_map.iter_rules()
+        rule.rule
+        for rule in create_status_app(Window(device.status, device.picture, device.log), None).url_map.iter_rules()
     }
 
 

@@ -13,7 +13,15 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from actors.ports import metrics
-from actors.ports.prediction_door import LOOPBACK_HOSTS, Log, Refused, Turnstile, add_predictions, check_local, name_asked
+from actors.ports.prediction_door import (
+    LOOPBACK_HOSTS,
+    Log,
+    Refused,
+    Turnstile,
+    add_predictions,
+    check_local,
+    name_asked,
+)
 from actors.status import Status
 from hosting import Exchange, Hosting
 from hosting import serve as host
@@ -52,7 +60,7 @@ class Window:
 
 
 def names_of(bind: str) -> frozenset[str] | None:
-    """The names by which the device may be asked on `bind`; None for any: beyond loopback others call it as they will."""
+    """The names by which the device may be asked on `bind`; None for any: beyond loopback it has many."""
     host = bind.rpartition(":")[0].lower()
     try:
         loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
@@ -63,8 +71,8 @@ def names_of(bind: str) -> frozenset[str] | None:
 
 def create_status_app(window: Window, names: frozenset[str] | None) -> QuartTrio:
     """`/health` (restart me if not), `/ready` (I do my work), `/status` (all there is to know), `/metrics`, a page with
-    the last frame, and `POST /predictions`. A page from elsewhere can have its own name lead here; its browser then asks
-    by that name, which is not among `names`. Who sends no `Host` is no browser.
+    the last frame, and `POST /predictions`. A page from elsewhere can have its own name lead here; its browser asks by
+    that name, which is not among `names`. Who sends no `Host` is no browser.
     """
     app = QuartTrio("device", static_folder=None)
     app.asgi_http_class = Exchange

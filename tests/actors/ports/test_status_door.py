@@ -257,7 +257,7 @@ async def test_only_the_device_itself_sees_its_frames(device, how):
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/status", "/metrics", "/health", "/ready", "/frame.jpg"])
 async def test_on_loopback_a_page_that_has_its_own_name_lead_here_reads_nothing(device, path):
-    """Its browser says that name in Host. Who says none is no browser, and a name that was bound is the device's own."""
+    """Its browser says that name in Host. Who says none is no browser; a name that was bound is the device's own."""
     device.jpeg = b"\xff\xd8"
     device.app = create_status_app(device.window, names_of("localhost:8000"))
     answer = await device.get(path, host="rebound.test:8000")
