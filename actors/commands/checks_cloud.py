@@ -17,7 +17,7 @@ from actors.commands.words import duration, moment
 from actors.ports.client import CloudAnswer, Unreachable
 from actors.ports.lane import thread_lane
 from actors.settings import Settings
-from actors.verdict import judge
+from actors.verdict import MARK, judge
 from cloud.wire import WIRE_VERSION
 
 CONNECT_S = 10.0
@@ -71,6 +71,8 @@ async def _ask(settings: Settings, tls: Check, *, secure: bool) -> AsyncIterator
             return
         yield tls
         yield contract(answer, settings.cloud_logging_endpoint)
+        if MARK not in answer.headers:
+            return  # a stranger: its clock says nothing of ours, and our key is none of its business
         if "date" in answer.headers:
             yield skew(answer.headers["date"], time.time())
         try:
@@ -84,7 +86,7 @@ async def _ask(settings: Settings, tls: Check, *, secure: bool) -> AsyncIterator
 
 def contract(answer: CloudAnswer, endpoint: str) -> Check:
     """Whether it is our cloud that answers, and one that we understand."""
-    version = answer.headers.get("holdfast-wire")
+    version = answer.headers.get(MARK)
     if answer.status >= 500:
         return failed("cloud", f"it answers {answer.status}", "look into the cloud's log")
     if version is None:

@@ -124,12 +124,12 @@ def test_a_source_that_hangs_is_given_up(monkeypatch):
 # --- the cloud
 
 
-async def ask(answer: int) -> list[tuple[str, str]]:
+async def ask(answer: int, *, ours: bool = True) -> list[tuple[str, str]]:
     app = QuartTrio("cloud")
 
     @app.route("/health")
     async def health() -> Response:
-        return Response("{}", 200, {"Holdfast-Wire": str(WIRE_VERSION)})
+        return Response("{}", 200, {"Holdfast-Wire": str(WIRE_VERSION)} if ours else {})
 
     @app.route("/devices/<name>/audit")
     async def audit(name: str) -> Response:
@@ -157,6 +157,10 @@ async def test_the_key_is_tried_in_a_request_that_changes_nothing(answer, verdic
         ("clock", "ok"),
         ("key", verdict),
     ]
+
+
+async def test_a_stranger_is_not_shown_the_key_and_says_nothing_of_key_and_clock():
+    assert (await ask(200, ours=False))[2:] == [("tls", "warn"), ("cloud", "fail")]
 
 
 def test_a_refused_key_is_told_in_the_clouds_own_words():
