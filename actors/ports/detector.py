@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from actors.ports.images import Image
+from actors.ports.images import Image, LibraryMissing, opencv
 from cloud.wire import Detection
 
 INSTALL_HINT = "pip install 'holdfast[yolo]'"
@@ -281,7 +281,10 @@ def _import_yolo(config_dir: Path | None) -> Any:
         os.environ["YOLO_CONFIG_DIR"] = str(config_dir or _temporary_folder())
     Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
     try:
+        opencv()  # before Ultralytics imports it without our settings
         return importlib.import_module("ultralytics").YOLO  # takes a second, and brings torch
+    except LibraryMissing as exc:
+        raise DetectorError(str(exc)) from exc
     except ImportError as exc:
         raise DetectorError(f"the model runs on ultralytics, which can't be imported ({exc}); {INSTALL_HINT}") from exc
 

@@ -28,6 +28,15 @@ ImageGiven: TypeAlias = "str | Path | bytes | Image"
 IMAGE_ID_CHARS_MAX = 256
 IMAGE_BYTES_MAX = 256 * 1024 * 1024
 """A larger file is refused rather than read into memory."""
+IMAGE_PIXELS_MAX = 160_000_000
+"""A larger image is refused rather than unpacked: no camera gives one, and this one takes 1 GB while it is decoded."""
+OPENCV_SETTINGS = {
+    "OPENCV_LOG_LEVEL": "OFF",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(IMAGE_PIXELS_MAX),
+}
+"""Read by OpenCV once, when it is imported. What goes wrong stands in our own errors."""
+OPENCV_OVERSIZE = "CV_IO_MAX_IMAGE"
 
 
 class FrameUnreadable(Exception):
@@ -103,7 +112,10 @@ def _decode_bytes(data: bytes, label: str) -> Image:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as exc:
-        raise FrameUnreadable(label, f"not an image that OpenCV can decode ({exc.err})") from exc
+        reason = f"not an image that OpenCV can decode ({exc.err})"
+        if OPENCV_OVERSIZE in exc.err:
+            reason = f"more than {IMAGE_PIXELS_MAX:,} pixels, or than OPENCV_IO_MAX_IMAGE_PIXELS where that is set"
+        raise FrameUnreadable(label, reason) from exc
     if image is None:
         raise FrameUnreadable(label, "not an image that OpenCV can decode, or cut short")
     return as_bgr(image)
@@ -129,8 +141,8 @@ def as_bgr(image: Any) -> Image:
 
 def opencv() -> ModuleType:
     """The library, imported at the first call; `LibraryMissing` where it is not installed."""
-    for name, quiet in (("OPENCV_LOG_LEVEL", "OFF"), ("OPENCV_FFMPEG_LOGLEVEL", "-8")):
-        os.environ.setdefault(name, quiet)  # what went wrong stands in our own errors
+    for name, value in OPENCV_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         import cv2  # noqa: PLC0415 (see the module's docstring)
     except ImportError as exc:

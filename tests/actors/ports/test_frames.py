@@ -1,7 +1,10 @@
 """Sources on real files and real videos; cameras only as far as they can fail without one."""
 
 import os
+import struct
+import subprocess
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +114,32 @@ def test_a_file_too_large_for_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "IMAGE_BYTES_MAX", 10)
     with pytest.raises(FrameUnreadable, match=r"red\.png: larger than 10 bytes"):
         decode_image(path)
+
+
+@pytest.mark.parametrize(
+    "before", ["", "from actors.ports.detector import _import_yolo; _import_yolo(None)"], ids=["alone", "ultralytics"]
+)
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, before):
+    """Else it would end the process on a device without them, at every start again. OpenCV reads its bound once."""
+    side = 13_000
+    packer = zlib.compressobj()
+    rows = b"".join(packer.compress(bytes(1 + side // 8)) for _ in range(side)) + packer.flush()
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    png = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    program = f"""
+{before}
+from actors.ports.frames import FrameUnreadable, decode_image
+try:
+    print(decode_image({str(path)!r}).shape)
+except FrameUnreadable as exc:
+    print(exc.reason)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.strip() == "more than 160,000,000 pixels, or than OPENCV_IO_MAX_IMAGE_PIXELS where that is set"
 
 
 def test_without_opencv_the_error_names_the_remedy(monkeypatch):
