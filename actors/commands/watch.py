@@ -135,7 +135,7 @@ def line(view: View) -> str:
         return f"{found['edge_device_id']}: no answer for {duration(view.age_s)}"
     parts = [
         f"link {found['link']['state']}",
-        f"{found['frames_per_s']:.1f} frames/s",
+        _frames(found),
         f"{found['inference_ms']:.1f} ms",
         f"{count(found['pending'])} waiting",
         f"{count(found['sent'])} sent",
@@ -188,7 +188,7 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     if link["reason"] and not found["is_connected"]:
         said.append(f": {link['reason']}", style="dim")
     model = f"{found['model']} {found['model_version']}" if found["model_version"] else no_model(found)
-    vision = f"{found['frames_per_s']:.1f} frames/s   {found['inference_ms']:.1f} ms each   model {model}"
+    vision = f"{_frames(found)}   {found['inference_ms']:.1f} ms each   model {model}"
     waiting = count(found["pending"])
     if found["oldest_pending_age_s"] is not None:
         waiting += f", the oldest for {duration(found['oldest_pending_age_s'])}"
@@ -200,6 +200,11 @@ def _rows(view: View, bar_chars: int) -> list[tuple[str, Text]]:
     rows.append(("disk", _disk(found, bar_chars)))
     rows.append(("last error", Text(last_error_of(found))))
     return rows
+
+
+def _frames(found: Found) -> str:
+    skipped = f", {count(found['skipped'])} skipped" if found["skipped"] else ""
+    return f"{found['frames_per_s']:.1f} frames/s{skipped}"
 
 
 def _drain(view: View, bar_chars: int) -> Text:

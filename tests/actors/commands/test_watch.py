@@ -112,6 +112,13 @@ def test_what_is_shown_once_says_nothing_of_an_end():
         assert ("ends this" in capture.get()) is live
 
 
+def test_frames_of_cameras_that_the_model_had_no_time_for_are_counted_on_the_screen_and_in_a_line():
+    for text in ("\n".join(shown(View(found(skipped=12_345)))), line(View(found(skipped=12_345)))):
+        assert "frames/s, 12,345 skipped" in text
+    for text in ("\n".join(shown(View(found()))), line(View(found()))):
+        assert "skipped" not in text
+
+
 def test_a_narrow_terminal_still_says_how_long_the_disk_lasts():
     (disk,) = (text for text in shown(View(BUSY), 60, 20) if text.startswith("disk"))
     assert disk.rstrip().split("  ")[-1] == "full in 2 h 10 min"
