@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from actors.ports.behind import look_behind
 from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
@@ -50,34 +51,41 @@ class Replayed:
 
 
 def replay(
-    found: Sequence[Scan], buffer: Buffer, options: StoreOptions, *, stream_id: str, buffer_set_aside: str
+    found: Sequence[Scan],
+    buffer: Buffer,
+    options: StoreOptions,
+    *,
+    stream_id: str,
+    buffer_set_aside: str,
+    log: bytes = b"",
 ) -> Replayed:
     """Insert every record that reads (or skip it: its number may be there), bury the numbers that are nowhere, and
     delete the segments once the buffer is synced. To be killed in the middle of it and begin again does no harm.
+
+    `log` is SQLite's write-ahead log as it was found: what it holds and SQLite did not read is a record as well.
     """
     now = options.now()
-    ours: list[Scan] = []
     quarantine = _Quarantine(options.quarantine_folder, options.set_aside_bytes_max)
-    for seen in found:
-        quarantine.take_bad_bytes(seen)
-        if seen.header is not None and seen.header.stream_id != stream_id:
-            # The numbers of another stream mean nothing here. The file is kept whole for whoever knows its buffer.
-            quarantine.take_whole(seen.path)
-        else:
-            ours.append(seen)
-    if any(seen.records for seen in ours):
-        buffer.checkpoint()  # what earlier starts that were killed left in the log would come on top
+    ours = [seen for seen in found if quarantine.leaves(seen, stream_id)]
     # A replay that was killed may have told of its holes, and inserted nothing yet: they are no sign of what was.
     in_buffer = buffer.highest_seq(without=BAD_SECTOR)
-    last_seq = max([buffer.highest_seq(), *(seen.last_seq for seen in ours)])
-    # All up to `in_buffer` was inserted once. What lies above it can only be in the segments: what is not, is lost.
-    # Told before the first insert, since that raises `in_buffer`, and a kill in between would forget the hole.
-    found_seqs = {seq for seen in ours for seq, _ in seen.records}
-    gone = holes(found_seqs | buffer.buried(in_buffer + 1, last_seq), in_buffer + 1, last_seq)
+    behind = look_behind(log, above=in_buffer, now=now)
+    last_seq = max([buffer.highest_seq(), behind.last_seq, *(seen.last_seq for seen in ours)])
+    # All up to `in_buffer` was inserted once. What lies above it can only be in the segments, or behind the end of the
+    # log: what is not, is lost. Told before the first insert, since that raises `in_buffer`, and a kill in between
+    # would forget the hole.
+    elsewhere = buffer.buried(in_buffer + 1, last_seq) | {seq for seen in ours for seq, _ in seen.records}
+    stray = [row for row in behind.rows if row.seq not in elsewhere]
+    gone = holes(elsewhere | {row.seq for row in stray}, in_buffer + 1, last_seq)
     if gone:
         buffer.bury(gone, BAD_SECTOR, now, last_seq=in_buffer)
     saved = 0
     taken_at: list[float] = []
+    if stray:
+        taken_at += [row.timestamp for row in stray]
+        saved += buffer.insert(stray, last_seq=behind.last_seq, durable=True)  # before a checkpoint empties the log
+    if any(seen.records for seen in ours):
+        buffer.checkpoint()  # what earlier starts that were killed left in the log would come on top
     for seen in ours:
         for stroke in _strokes(seen, buffer, now):
             there = buffer.known(stroke[0].seq, stroke[-1].seq)
@@ -94,7 +102,7 @@ def replay(
     sessions = {seen.header.session_id if seen.header else seen.path.name for seen in ours if seen.records}
     recovered = Recovered(
         saved,
-        len(sessions) if saved else 0,
+        max(len(sessions), 1) if saved else 0,
         min(taken_at, default=None) if saved else None,
         max(taken_at, default=None) if saved else None,
         lost,
@@ -136,7 +144,18 @@ class _Quarantine:
     """A piece larger than this is counted, not kept."""
     taken: int = 0
 
-    def take_bad_bytes(self, seen: Scan) -> None:
+    def leaves(self, seen: Scan, stream_id: str) -> bool:
+        """Take what is bad in a segment, or the whole of it if it belongs to another stream; is any of it to be used?
+
+        The numbers of another stream mean nothing here. The file is kept whole for whoever knows its buffer.
+        """
+        self._take_bad_bytes(seen)
+        if seen.header is None or seen.header.stream_id == stream_id:
+            return True
+        self._take_whole(seen.path)
+        return False
+
+    def _take_bad_bytes(self, seen: Scan) -> None:
         """Keep what is bad in a segment, for whoever wants to look at it."""
         data = b"".join(damage.data for damage in seen.damage) + seen.torn
         self.taken += len(data)
@@ -145,7 +164,7 @@ class _Quarantine:
             write_private(self.folder / f"{seen.path.name}.bad", data)
             sync_folder(self.folder)
 
-    def take_whole(self, path: Path) -> None:
+    def _take_whole(self, path: Path) -> None:
         """Keep a whole segment that belongs to another stream."""
         make_folder(self.folder)
         size = path.stat().st_size

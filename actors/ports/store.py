@@ -8,13 +8,15 @@
 4. Losing a 'sent' mark is harmless, since the cloud knows the number; losing an accepted row is not.
 5. While the journal can't be written, a group is committed in SQLite, with an fsync of its own. A database that turns
    out to be damaged is set aside while running, and a new one is filled from what reads of it and from the journal.
-6. On opening, the segments that earlier sessions left are replayed, and what can't be read is set aside and counted.
+6. On opening, what earlier sessions left in segments, and behind the end of SQLite's log, is replayed; what can't be
+   read is set aside and counted.
 """
 
 from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stream
 from actors.ports.aside import Aside
+from actors.ports.behind import read_log
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
 from actors.ports.journal import Journal, orphans, scan, session
@@ -37,8 +39,7 @@ FLUSH_AGE_S = 15.0
 """Longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
 STROKE_ROWS = 512
 """Rows that one stroke of clean-up or eviction touches: a few milliseconds."""
-SHRINK_PAGES = 256
-WAL_BYTES_MAX = 1024 * 1024
+SHRINK_PAGES, WAL_BYTES_MAX = 256, 1024 * 1024
 RECLAIM_FRACTION = 0.9
 """From here on sent rows are given up for space."""
 DAY_S, CLEANUP_EVERY_S = 86_400.0, 3_600.0
@@ -74,11 +75,12 @@ class Store:
         """Open or create the store, replay what earlier sessions left, and be ready to accept."""
         lock_fd = lock(options)
         try:
+            log = read_log(options.db_path)  # closing a database that turns out to be damaged removes it
             try:
-                return cls._open(device_id, options, lock_fd)
+                return cls._open(device_id, options, lock_fd, log)
             except BufferDamaged:  # this shows only when it is read: now it is set aside from the start
                 mark_damaged(options.db_path)
-                return cls._open(device_id, options, lock_fd)
+                return cls._open(device_id, options, lock_fd, log)
         except (OSError, BufferDamaged, BufferUnwritable) as exc:
             unlock(lock_fd)
             if says_full(exc):
@@ -86,12 +88,12 @@ class Store:
             raise DiskTrouble(f"{options.db_path}: {exc}") from exc
 
     @classmethod
-    def _open(cls, device_id: str, options: StoreOptions, lock_fd: int) -> "Store":
+    def _open(cls, device_id: str, options: StoreOptions, lock_fd: int, log: bytes) -> "Store":
         found = [scan(path) for path in orphans(options.journal_folder)]
         buffer, stream_id, aside = open_stream(options, device_id, found)
         try:
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
-            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=aside)
+            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=aside, log=log)
             store.recovered, store._front.next_seq = replayed.recovered, replayed.last_seq + 1
             store._count()
             store.names.keep_to(device_id, store.last_seq + 1)
@@ -267,9 +269,7 @@ class Store:
         self._front.end_segment()
         gone = self._buffer.delete_sent(STROKE_ROWS, sent_before=float("inf"))  # the clock may have gone back
         self._give_back()
-        if not gone:
-            gone = STROKE_ROWS * self._aside.drop_oldest()
-        return gone >= STROKE_ROWS
+        return (gone or STROKE_ROWS * self._aside.drop_oldest()) >= STROKE_ROWS
 
     def _clean_up(self, now: float) -> bool:
         """Give up sent rows that are older than the operator wants to keep them."""
@@ -336,8 +336,8 @@ class Store:
             return self._size_bytes()
 
     def _size_bytes(self) -> int:
-        others = self._reserve.size_bytes + self._aside.bytes_beside
-        return self._buffer.size_bytes() + self._journal.size_bytes + others
+        parts = (self._reserve.size_bytes, self._aside.bytes_beside, self._journal.size_bytes)
+        return self._buffer.size_bytes() + sum(parts)
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""

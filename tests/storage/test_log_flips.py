@@ -2,17 +2,22 @@
 
 import shutil
 import sqlite3
+from collections import Counter
 
 import pytest
 
 from actors.ports import buffer
 from actors.ports.journal import Journal, orphans
+from actors.ports.rows import fresh_row, insert_rows
+from actors.ports.sqlite import BufferUnwritable
 from chaos.sim.platter import lay_out
 from tests.storage.fixtures import start
 from tests.storage.test_segment_flips import accepted, flipped, left_by_a_kill
 
 RECORDS, FLUSHES = 10, 6
 """The later flushes write pages anew that the earlier ones have written."""
+GROUP = 3
+FRAME_BYTES = 24 + 4096
 STRIDE = 173
 """Of the log's bytes every so many is hit; it has no factor in common with a frame of 4,120."""
 
@@ -57,3 +62,75 @@ def test_checkpoint_leaves_the_patience_with_other_processes_as_it_was(folder, m
     assert database.checkpoint(wait=wait)
     assert not database.wal_bytes()
     database.close()
+
+
+def left_in_the_log_alone(folder, monkeypatch, groups):
+    """Without the journal, on a disk that is too full for a checkpoint, SQLite's log alone holds what was accepted."""
+
+    def no_room(self, *, wait=False):
+        raise BufferUnwritable("database or disk is full")
+
+    def build(store, told, place):
+        accepted(store, told, "before", RECORDS)
+        monkeypatch.setattr(buffer.Buffer, "checkpoint", no_room)
+        for number in range(groups):
+            accepted(store, told, f"t{number}", GROUP)
+        monkeypatch.undo()
+        assert not orphans(place / "buffer-journal")
+
+    return left_by_a_kill(folder, build, journal=False)
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+def test_bit_in_the_log_that_is_the_only_copy_costs_one_prediction_and_says_so(folder, monkeypatch, groups):
+    """SQLite ends the log at the bit. What stands behind it is saved, and no number of it is given out again."""
+    state, told = left_in_the_log_alone(folder, monkeypatch, groups)
+    log = state["buffer.db-wal"]
+    assert log
+    buried: Counter[int] = Counter()
+    for at in range(0, len(log), STRIDE):
+        place = folder / "hit"
+        lay_out(state | {"buffer.db-wal": flipped(log, at, at % 8)}, place)
+        found = start(place)
+        told.check(found, hit=frozenset(told.payloads))
+        buried[len(found.buried)] += 1
+        shutil.rmtree(place)
+    assert max(buried) <= 1, "no more than the one that the bit is in"
+    assert buried[0] > 10 * buried[1]
+
+
+def test_frames_that_never_reached_the_disk_leave_no_number_without_a_reason(folder, monkeypatch):
+    """A power cut in the middle of the last commit, which nobody was told of; or sectors that read as zeros later."""
+    state, told = left_in_the_log_alone(folder, monkeypatch, 6)
+    log = state["buffer.db-wal"]
+    assert log
+    for seq in sorted(told.payloads)[-GROUP:]:
+        del told.payloads[seq]
+    saved: Counter[int] = Counter()
+    for at in range(32, len(log), FRAME_BYTES):
+        place = folder / "hit"
+        lay_out(state | {"buffer.db-wal": log[:at] + bytes(FRAME_BYTES) + log[at + FRAME_BYTES :]}, place)
+        found = start(place)
+        told.check(found)
+        saved[len(found.pending)] += 1
+        shutil.rmtree(place)
+    assert saved.most_common(1)[0][0] == RECORDS + 6 * GROUP, "later commits write the same pages anew"
+
+
+def test_predictions_that_were_rolled_back_do_not_come_back_from_the_log(folder):
+    """Who was told that the disk does not take them has kept them, and may have sent them since."""
+
+    def build(store, told, place):
+        accepted(store, told, "t", RECORDS)
+        connection = store._buffer._connection
+        connection.execute("PRAGMA cache_size = 1")  # what does not fit goes to the log before the commit
+        connection.execute("BEGIN")
+        payload = b'{"seq":%d,"image_id":"x","timestamp":1.0,"filler":"%s"}'
+        insert_rows(connection, [fresh_row(seq, payload % (seq, b"x" * 500), "x", 1.0, 1.0) for seq in range(7, 100)])
+
+    state, told = left_by_a_kill(folder, build, journal=False)
+    assert b'{"seq":40,' in (state["buffer.db-wal"] or b"")
+    lay_out(state, folder / "hit")
+    found = start(folder / "hit")
+    told.check(found)
+    assert found.next_seq == RECORDS + 1

@@ -22,11 +22,12 @@ def accepted(store: Store, told: Told, tag: str, number: int) -> None:
     told.note("ack", {record.seq: google_crc32c.value(record.payload) for record in records})
 
 
-def left_by_a_kill(folder: Path, build) -> tuple[dict[str, bytes | None], Told]:
+def left_by_a_kill(folder: Path, build, *, journal: bool = True) -> tuple[dict[str, bytes | None], Told]:
     """What lies on the disk after `build` has worked on a store that is then killed."""
     place, told = folder / "built", Told()
     place.mkdir()
-    store = Store.open(DEVICE, options(Order(act="", folder=str(place), sync=False), Clock(1_000.0)))
+    order = Order(act="", folder=str(place), sync=False, journal=journal)
+    store = Store.open(DEVICE, options(order, Clock(1_000.0)))
     build(store, told, place)
     state = {path: data for path, data in take_in(place).items() if not path.endswith(NEVER_READ)}
     store.close()
