@@ -1,5 +1,6 @@
-"""The queue before a store: requests wait here, and one writer commits all that waits in one transaction."""
+"""The queue before a store: requests wait here, and one writer commits all small ones that wait in one transaction."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -8,13 +9,15 @@ import trio
 
 from cloud import wire
 from cloud.ledger import Batch, LedgerBusy, LedgerUnavailable
+from cloud.ledger.pieces import joined, pieces_of
 
 GROUP_BATCHES_MAX = 128
 """How many waiting requests share one commit."""
 GATHER_S = 0.01
 """How long a commit waits for requests that are being read: most of what a small batch costs is its commit's."""
 GATHER_RECORDS_MAX = 500
-"""Where so many wait already their commit waits for no more: it stores them while the loop reads the next ones."""
+"""Where so many wait already their commit waits for no more: it stores them while the loop reads the next ones. A batch
+of more is a large one."""
 CLOSE_S_MAX = 10.0
 """How long the commit of what still waits may take once the ledger closes."""
 
@@ -29,6 +32,30 @@ class _Waiting:
     batch: Batch
     settled: trio.Event = attrs.field(factory=trio.Event)
     outcome: wire.Answer | LedgerUnavailable = attrs.field(factory=lambda: LedgerUnavailable("the ledger was closed"))
+    left: deque[Batch] = attrs.field(init=False)
+    """The pieces that are not stored yet."""
+    answers: list[wire.Answer] = attrs.field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.left = deque(pieces_of(self.batch))
+
+    @property
+    def large(self) -> bool:
+        """Whether its commit is long for whoever waits behind it."""
+        return len(self.batch.records) > GATHER_RECORDS_MAX
+
+
+def next_group(line: Sequence[_Waiting], *, after_large: bool) -> list[_Waiting]:
+    """Who of those that wait has a piece in the next commit.
+
+    One large batch at most, and none right after another while small ones wait. So these wait for one piece, and the
+    large ones for one commit of small ones.
+    """
+    small = [waiting for waiting in line if not waiting.large][:GROUP_BATCHES_MAX]
+    if small and after_large:
+        return small
+    large = next((waiting for waiting in line if waiting.large), None)
+    return [*small, large] if large else small
 
 
 @attrs.define(eq=False)
@@ -98,23 +125,26 @@ class CommitQueue:
             nursery.cancel_scope.deadline = trio.current_time() + CLOSE_S_MAX
 
     async def _run(self, commit: Commit) -> None:
-        """Commit all that waits, at once, until the queue is closed and empty."""
-        group: list[_Waiting] = []
-        inbox = self._receive
+        """Commit what waits, the next as soon as the one before is over, until the queue is closed and empty."""
+        line: list[_Waiting] = []
+        inbox, after_large = self._receive, False
         with inbox:
             try:
                 async for first in inbox:
-                    group = [first]
-                    await self._gather()
-                    while len(group) < GROUP_BATCHES_MAX and inbox.statistics().current_buffer_used:
-                        group.append(inbox.receive_nowait())
-                    await self._commit(commit, group)
-                    group = []
+                    line.append(first)
+                    while line:
+                        await self._gather()
+                        while inbox.statistics().current_buffer_used:
+                            line.append(inbox.receive_nowait())
+                        group = next_group(line, after_large=after_large)
+                        await self._commit(commit, group)
+                        after_large = any(waiting.large for waiting in group)
+                        line = [waiting for waiting in line if not waiting.settled.is_set()]
             finally:
                 # Only a crash or a cancelled close leaves anybody here; they hear that nothing was promised.
                 while inbox.statistics().current_buffer_used:
-                    group.append(inbox.receive_nowait())
-                for waiting in group:
+                    line.append(inbox.receive_nowait())
+                for waiting in line:
                     self._settle(waiting)
 
     async def _gather(self) -> None:
@@ -124,15 +154,20 @@ class CommitQueue:
                 await self._moved.wait()
 
     async def _commit(self, commit: Commit, group: Sequence[_Waiting]) -> None:
-        outcomes: Sequence[wire.Answer | LedgerUnavailable]
         try:
-            outcomes = await commit([waiting.batch for waiting in group])
+            answers = await commit([waiting.left[0] for waiting in group])
             self.commits += 1
         except LedgerUnavailable as exc:
-            outcomes = [exc] * len(group)
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            waiting.outcome = outcome
-            self._settle(waiting)
+            for waiting in group:
+                waiting.outcome = exc
+                self._settle(waiting)
+            return
+        for waiting, answer in zip(group, answers, strict=True):
+            waiting.left.popleft()
+            waiting.answers.append(answer)
+            if not waiting.left:
+                waiting.outcome = joined(waiting.answers)
+                self._settle(waiting)
 
     def _settle(self, waiting: _Waiting) -> None:
         if not waiting.settled.is_set():
