@@ -5,7 +5,7 @@ anywhere: where a bit of the number itself flipped, in the row or in the index, 
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import attrs
@@ -75,13 +75,13 @@ def read_page(
         # A line each: JSON has no line break within a text, and none at all as it is written here.
         lines = lines or b""
         payloads = lines.split(b"\n")
-        sound = len(payloads) == count and ",".join(map(str, map(google_crc32c.value, payloads))) == checksums
+        sound = len(payloads) == count and _listed(map(google_crc32c.value, payloads)) == checksums
         if not sound and (changed := _changed(connection, inner, some)):
             raise PayloadsChanged(changed)
         seqs = Seqs([(first, last)])
         if last - first + 1 != count:
             seqs = _in_order([seq for (seq,) in connection.execute(_NUMBERS.format(ordered), some)])
-        sound = sound and all(map(bytes.startswith, payloads, [SEQ_HEAD % seq for seq in seqs]))
+        sound = sound and _numbered(payloads, seqs)
         if len(lines) > room and pieces:
             break
         if sound and len(lines) <= room:
@@ -92,6 +92,22 @@ def read_page(
                 break
         left, room, at = left - count, room - len(lines), first if newest else last
     return joined(pieces[::-1] if newest else pieces)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """As SQLite lists them."""
+    return msgspec.json.encode([*numbers])[1:-1].decode()
+
+
+def _numbered(payloads: Sequence[bytes], seqs: Seqs) -> bool:
+    """Whether each payload begins with its number, as those do that this version wrote.
+
+    All at once where their heads are of one length: between two powers of ten.
+    """
+    size = len(SEQ_HEAD % seqs[0])
+    if size == len(SEQ_HEAD % seqs[-1]):
+        return b"".join([payload[:size] for payload in payloads]) == SEQ_HEAD * len(payloads) % tuple(seqs)
+    return all(map(bytes.startswith, payloads, [SEQ_HEAD % seq for seq in seqs]))
 
 
 def _in_order(numbers: Sequence[int]) -> Seqs:

@@ -10,6 +10,7 @@ from actors.messages import Fate, Outcome
 from actors.ports.forks import renumber
 from actors.ports.reading import open_reading
 from actors.ports.schema import MIGRATIONS
+from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from actors.seqs import Seqs
 from tests.actors.ports.stores import Disk, entries, sent, seqs_pending
@@ -47,6 +48,32 @@ def test_changed_digit_is_not_delivered_and_its_number_is_explained(world):
     found = {record.seq: record.payload for record in store.pending(0, 10, 1 << 20)}
     assert found == {seq: payload for seq, payload in before.items() if seq != 3}
     assert [(loss.from_seq, loss.to_seq, loss.reason) for loss in store.losses()] == [(3, 3, "bad_sector")]
+    store.close()
+
+
+@pytest.mark.parametrize(("count", "seq"), [(9, 1), (9, 5), (9, 9), (12, 9), (12, 10), (12, 12)])
+def test_prediction_under_the_number_of_another_is_found_though_its_checksum_is_right(world, count, seq):
+    """As where a bit of a row's own number has flipped. Also on a page whose numbers differ in length."""
+    store = filled(world, count)
+    assert seqs_pending(store) == list(range(1, count + 1))
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute(
+            "UPDATE prediction_buffer SET (prediction_data, payload_crc32c) ="
+            " (SELECT prediction_data, payload_crc32c FROM prediction_buffer WHERE id = ?) WHERE id = ?",
+            (seq - 1 or count, seq),
+        )
+    connection.close()
+    with pytest.raises(BufferDamaged, match=f"row {seq}: what stands there is another prediction"):
+        store.pending(0, count, 1 << 20)
+    store.close()
+
+
+def test_checksum_that_is_no_number_any_more_is_damage_and_not_the_end_of_the_device(world):
+    store = filled(world)
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute("UPDATE prediction_buffer SET payload_crc32c = 'x[,' WHERE id = 2")
+    connection.close()
+    assert seqs_pending(store) == [1, 3, 4, 5]
     store.close()
 
 
