@@ -10,7 +10,9 @@ import importlib
 import math
 import os
 import pickle
+import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +35,8 @@ OFFLINE = {
 }
 """Read by Ultralytics and ONNX Runtime when imported. Both report home by default, the latter through sockets and
 a database of its own. The safe load takes the weights out of a `.pt` without running code that came with them."""
+REPORTER = "openvino_telemetry"
+"""OpenVINO's reports home. It can't be told to keep quiet, but goes without where this package is not installed."""
 IOU = 0.6
 DETECTIONS_MAX = 300
 VERSION_CHARS = 12
@@ -236,7 +240,7 @@ def card_of(asked: str) -> int | None:
 
 def check_given(given: str, path: Path) -> None:
     """`DetectorError` with the remedy for a MODEL_PATH that is no file with weights."""
-    if "://" in given:
+    if re.match(r"[a-z]{2,}:/", given):  # a path has lost one of the two slashes
         raise DetectorError(f"MODEL_PATH {given} is an address, and nothing is downloaded; {REMEDY}")
     if not path.exists():
         raise DetectorError(f"MODEL_PATH {given} does not exist on this device, and nothing is downloaded; {REMEDY}")
@@ -277,6 +281,7 @@ def _import_yolo(config_dir: Path | None) -> Any:
     """Ultralytics' YOLO class, imported offline; `DetectorError` where it is not installed."""
     for name, value in {**OFFLINE, "OMP_NUM_THREADS": "1"}.items():
         os.environ.setdefault(name, value)
+    sys.modules.setdefault(REPORTER, None)  # type: ignore[arg-type] # which is: not installed
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = str(config_dir or _temporary_folder())
     Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)

@@ -153,6 +153,8 @@ def test_the_session_has_one_thread_that_sleeps_when_idle_and_the_library_is_lef
             "https://example.com/m.onnx",
             "MODEL_PATH https://example.com/m.onnx is an address, and nothing is downloaded",
         ),
+        # As a setting gives it, which is a path.
+        (Path("https://example.com/m.onnx"), "MODEL_PATH https:/example.com/m.onnx is an address"),
         ("ul://someone/model", "MODEL_PATH ul://someone/model is an address, and nothing is downloaded"),
     ],
 )

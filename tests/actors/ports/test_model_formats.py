@@ -4,6 +4,8 @@ same boxes.
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -129,6 +131,29 @@ def test_a_format_whose_package_is_missing_is_refused_with_the_package(tmp_path,
     detector = UltralyticsDetector(folder, 0.25, config_dir=tmp_path)
     with pytest.raises(DetectorError, match=f"nothing is installed by itself: pip install {name}$"):
         detector.load()
+
+
+def test_openvino_reports_nothing_home(tmp_path):
+    """Its own package does at every import, from a process that it forks, and keeps a number of the user for that."""
+    folder, home = tmp_path / "known_openvino_model", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    write_openvino(folder)
+    (folder / "metadata.yaml").write_text(json.dumps(FACTS))
+    program = f"""
+import sys
+sys.addaudithook(lambda event, args: event == "socket.getaddrinfo" and print("asked for", args[0], flush=True))
+from actors.ports.detector import UltralyticsDetector
+UltralyticsDetector({str(folder)!r}).load()
+print("loaded")
+"""
+    # It keeps quiet in a build's machine, which is not what a device is.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(home)}
+    told = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=180, check=True
+    )
+    assert told.stdout.split("\n") == ["loaded", ""]
+    assert not (home / "intel").exists()
 
 
 def test_torchscript_and_onnx_give_the_same_boxes_in_pixels_of_the_frame(seen):
