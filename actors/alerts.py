@@ -71,8 +71,8 @@ def _not_durable(scene: Scene) -> str:
 
 
 def _journal_unwritable(scene: Scene) -> str:
-    degraded = scene.books.degraded
-    return f"{degraded}; SQLite takes the commits meanwhile" if degraded else ""
+    degraded, trouble = scene.books.degraded, scene.books.trouble
+    return f"{degraded}; SQLite takes the commits meanwhile" if degraded and not trouble else degraded
 
 
 def _link_refused(scene: Scene) -> str:

@@ -90,8 +90,6 @@ class _Desk:
     """An accept waits for room: BUFFER_WHEN_FULL is `block`."""
     delivers: bool = attrs.field(default=True, init=False)
     """Whether anybody takes what is passed on: not where delivery is switched off, nor once the pipeline ends."""
-    full: bool = attrs.field(default=False, init=False)
-    """Whether the last accept found the buffer at its cap."""
     strokes: Strokes = attrs.field(init=False, default=attrs.Factory(lambda self: Strokes(self.disk), takes_self=True))
     control_ended: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -123,7 +121,6 @@ class _Desk:
                     return kept
                 await trio.sleep(RETRY_S)
             except BufferFull as exc:
-                self.full = True
                 self.in_trouble(f"buffer full: {exc}")
                 if not tidied:
                     tidied = True
@@ -138,7 +135,7 @@ class _Desk:
                     tidied, self.waits = False, True
                     await trio.sleep(RETRY_S)
             else:
-                self.full = self.waits = False
+                self.waits = False
                 self.in_trouble("")
                 return records
 
@@ -301,9 +298,7 @@ class _Desk:
         while (looked := await self.disk.do(look_over)) is None:
             await trio.lowlevel.checkpoint()
         # Nobody may have asked for any since; who waits for more than there is asks again himself.
-        if self.full and not self.waits and await self.disk.do(Store.has_room):
-            self.full = False
-        if not self.full:
+        if self.trouble and not self.waits and await self.disk.do(Store.has_room):
             self.in_trouble("")
         seen, any_losses = looked
         # A database that was replaced may bring up what was sent or lost, on a link that never went away.
@@ -358,13 +353,13 @@ class _Desk:
                 stream_id=store.names.streams[-1].stream_id,
                 streams=store.names.streams,
                 last_seq=store.last_seq,
-                pending=store.pending_count + len(self.tail),
                 failed=store.failed_count,
                 sent=store.sent_count,
                 degraded=store.journal_trouble,
             )
         self.books.value = replace(
             seen,
+            pending=(store.pending_count if store else 0) + len(self.tail),
             in_flight=len(self.in_flight),
             in_memory=len(self.tail),
             turned_away=self.turned_away,

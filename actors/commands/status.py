@@ -87,7 +87,7 @@ def from_buffer(settings: Settings) -> Found:
 def lines_of(found: Found) -> list[str]:
     """The report as a person reads it."""
     if found["source"] == "buffer":
-        head = f"{found['edge_device_id']}: no device runs on this buffer; this is what its file says"
+        head = f"{found['edge_device_id']}: no device answers; this is what the file of its buffer says"
         return [head, *columns(_buffer_rows(found))]
     link = found["link"]
     ready = "ready" if found["ready"] else f"not ready: {'; '.join(found['unready'])}"

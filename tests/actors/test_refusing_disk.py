@@ -1,7 +1,10 @@
 """buffer_writer while the disk refuses: memory keeps what it can, outcomes wait, and the last moment is used."""
 
+from types import SimpleNamespace
+
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from actors import buffer_writer
 from actors.messages import Fate, Outcome, Receipt
@@ -54,6 +57,30 @@ async def test_outcomes_told_to_a_dead_disk_are_written_when_it_comes_back(folde
         await trio.sleep(1.5)
         assert writer.books.value.pending == 0
         assert writer.books.value.in_flight == 0
+        writer.stop()
+
+
+async def test_full_disk_is_in_trouble_until_it_takes_predictions_again(folder, autojump_clock, monkeypatch):
+    """Not only until the next look: for that one nothing needs to be written."""
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder)
+        await writer.log(body())
+        writer.store._reserve.release()  # given up for an acknowledgement
+        monkeypatch.setattr("actors.ports.reserve.os.statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+        with capture_logs() as told:
+            assert await writer.log(body(1)) == (Receipt("stream", None, durable=False),)
+            _, kept = [writer.stored.receive_nowait() for _ in range(2)]
+            await trio.sleep(3)  # a lane has it in its hands
+            assert writer.books.value.trouble == f"{folder}: the disk is full"
+            await writer.control.send(Outcome(Fate.SENT, (kept.seq,)))
+            await trio.sleep(3)
+            assert writer.books.value.in_memory == 0
+            assert writer.books.value.trouble == f"{folder}: the disk is full"
+            monkeypatch.undo()
+            await trio.sleep(1.5)
+        assert writer.books.value.trouble == ""
+        assert [event["event"] for event in told] == ["disk_trouble", "disk_trouble_over"]
+        assert await writer.log(body()) == (Receipt("stream", 2, durable=True),)
         writer.stop()
 
 
@@ -117,6 +144,15 @@ async def test_device_starts_without_its_disk_and_opens_the_buffer_when_it_comes
         lane.broken = False
         await trio.sleep(1.5)
         assert await writer.log(body()) == (Receipt("stream", 1, durable=True),)
+        writer.stop()
+
+
+async def test_without_a_buffer_what_memory_holds_is_pending(folder, autojump_clock):
+    lane = Lane(broken=True)
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, lane=lane, opened=False)
+        await writer.log(body(), body())
+        assert (writer.books.value.pending, writer.books.value.in_memory) == (2, 2)
         writer.stop()
 
 

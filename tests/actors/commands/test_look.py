@@ -131,7 +131,7 @@ def test_status_reads_the_file_when_no_device_runs(shell):
     found = shell.json("status")
     assert (found["source"], found["pending"], found["sent"], found["failed"]) == ("buffer", 3, 1, 1)
     said = shell.said("status")
-    assert said.startswith("cam: no device runs on this buffer")
+    assert said.startswith("cam: no device answers")
     assert "3 predictions, the oldest since 2023-11-14" in said
 
 
@@ -155,7 +155,7 @@ def test_a_device_that_was_renamed_is_called_by_its_new_name_also_when_it_does_n
     for words in (("status",), ("buffer", "stats")):
         found = shell.json(*words)
         assert (found["edge_device_id"], found["stream_id"], found["pending"]) == ("hall-2", stream_id, 6)
-    assert shell.said("status").startswith("hall-2: no device runs")
+    assert shell.said("status").startswith("hall-2: no device answers")
     exported = [json.loads(line) for line in shell.said("buffer", "export").splitlines()]
     assert [row["edge_device_id"] for row in exported] == ["cam"] * 5 + ["hall-2"], "each by the name it goes out under"
 
