@@ -1,6 +1,7 @@
 """From the body of a POST to a checked batch: what is wrong with one record never touches its neighbours."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import attrs
@@ -11,6 +12,8 @@ from cloud import wire
 from cloud.ledger import Batch, Record
 
 RECORDS_MAX = wire.RECORDS_TAKEN_MAX
+SURELY_TAKEN_CHARS = wire.RECORD_BYTES_MAX // 4
+"""A payload of so many characters is not too large, however many bytes each of them takes."""
 FEW_CLASSES = 4
 """More classes in one image are not remembered: a thousand of the longest would take hundreds of megabytes."""
 ERROR_CHARS_MAX = 300
@@ -41,7 +44,7 @@ class Opened:
     """A POST whose envelope is good and whose records are still unread."""
 
     envelope: wire.Envelope
-    bytes_plain: int
+    plain: bytes
 
     @property
     def device_id(self) -> str:
@@ -68,13 +71,13 @@ def open_body(body: bytes, encoding: str) -> Opened:
         )
     if envelope.losses and envelope.stream_id is None:
         raise EnvelopeInvalid("losses: numbers belong to a stream, and stream_id is missing")
-    return Opened(envelope, len(plain))
+    return Opened(envelope, plain)
 
 
 def check_batch(opened: Opened, received_at: float) -> Batch:
     """The batch with each record checked; those that do not keep the contract are told apart, and why."""
     envelope = opened.envelope
-    records, rejected = _check_records(envelope)
+    records, rejected = _check_records(opened)
     return Batch(
         device_id=envelope.edge_device_id,
         stream_id=envelope.stream_id,
@@ -84,7 +87,7 @@ def check_batch(opened: Opened, received_at: float) -> Batch:
         late=envelope.late,
         pending=None if envelope.pending is None else min(envelope.pending, wire.SEQ_MAX),
         received_at=received_at,
-        bytes_plain=opened.bytes_plain,
+        bytes_plain=len(opened.plain),
         session_id=envelope.session_id,
     )
 
@@ -97,13 +100,26 @@ def _open_envelope(plain: bytes) -> wire.Envelope:
         raise failed(_cut(str(exc))) from exc
 
 
-def _check_records(envelope: wire.Envelope) -> tuple[list[Record], list[wire.Rejection]]:
+def _check_records(opened: Opened) -> tuple[list[Record], list[wire.Rejection]]:
+    """All at once where all are good, which is the rule, else one by one."""
+    envelope = opened.envelope
+    numbered = envelope.stream_id is not None
+    try:
+        payloads = [str(raw, "utf-8") for raw in envelope.predictions]
+        if max(map(len, payloads), default=0) <= SURELY_TAKEN_CHARS:
+            predictions = wire.check_payloads(opened.plain)
+            return [*map(_record, predictions, payloads, itertools.repeat(numbered))], []
+    except (wire.WireError, UnicodeDecodeError):
+        pass
+    return _check_each(envelope, numbered=numbered)
+
+
+def _check_each(envelope: wire.Envelope, *, numbered: bool) -> tuple[list[Record], list[wire.Rejection]]:
     records: list[Record] = []
     rejected: list[wire.Rejection] = []
-    numbered = envelope.stream_id is not None
     for index, raw in enumerate(envelope.predictions):
         try:
-            records.append(_read(raw, numbered=numbered))
+            records.append(_record(wire.check_payload(raw), _text(raw), numbered))
         except wire.WireError as exc:
             error = str(exc)
             error = f"record: {error.removeprefix('body: ')}" if error.startswith("body: ") else error
@@ -111,12 +127,14 @@ def _check_records(envelope: wire.Envelope) -> tuple[list[Record], list[wire.Rej
     return records, rejected
 
 
-def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
-    prediction = wire.check_payload(raw)
+def _text(raw: msgspec.Raw) -> str:
     try:
-        payload = str(raw, "utf-8")
+        return str(raw, "utf-8")
     except UnicodeDecodeError as exc:
         raise wire.WireError(f"record: {exc}") from exc
+
+
+def _record(prediction: wire.Prediction, payload: str, numbered: bool) -> Record:
     seq, boxes = prediction.seq, prediction.detections
     # As a tuple: a record's own constructor costs as much again.
     return tuple.__new__(
@@ -137,7 +155,7 @@ def _read(raw: msgspec.Raw, *, numbered: bool) -> Record:
 def _classes(boxes: Sequence[wire.Detection]) -> str:
     """The distinct classes of some boxes."""
     if len(boxes) == 1:
-        return _few_classes((boxes[0].class_name,))
+        return _one_class(boxes[0].class_name)
     names = tuple({box.class_name for box in boxes})
     return _few_classes(names) if len(names) <= FEW_CLASSES else _spell(names)
 
@@ -147,6 +165,11 @@ def _spell(names: tuple[str, ...]) -> str:
 
 
 _few_classes = functools.lru_cache(maxsize=1024)(_spell)
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_class(name: str) -> str:
+    return _spell((name,))
 
 
 def _number_of(raw: msgspec.Raw) -> int | None:

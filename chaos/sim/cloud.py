@@ -8,7 +8,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 import httpx
-import msgspec
 import trio
 
 from chaos.sim.coverage import Coverage, speaker
@@ -299,13 +298,12 @@ def stricter_cloud() -> Iterator[None]:
 
     One kind of record is rejected by itself, the other makes the whole body unusable, as a defect in a decoder would.
     """
-    read, open_body = intake._read, intake.open_body  # noqa: SLF001
+    record, open_body = intake._record, intake.open_body  # noqa: SLF001
 
-    def read_strictly(raw: msgspec.Raw, *, numbered: bool) -> Any:
-        record = read(raw, numbered=numbered)
-        if f'"{REFUSED}' in record.payload:
+    def record_strictly(prediction: wire.Prediction, payload: str, numbered: bool) -> Any:
+        if f'"{REFUSED}' in payload:
             raise wire.WireError(UNWANTED)
-        return record
+        return record(prediction, payload, numbered)
 
     def open_strictly(body: bytes, encoding: str) -> Any:
         opened = open_body(body, encoding)
@@ -313,7 +311,7 @@ def stricter_cloud() -> Iterator[None]:
             raise intake.EnvelopeInvalid("predictions: this cloud chokes on one of them")
         return opened
 
-    changes = ((intake, "_read", read_strictly, read), (intake, "open_body", open_strictly, open_body))
+    changes = ((intake, "_record", record_strictly, record), (intake, "open_body", open_strictly, open_body))
     for room, name, new, _ in changes:
         setattr(room, name, new)
     try:

@@ -198,6 +198,19 @@ async def test_hostile_records_neither_break_the_service_nor_the_reading_of_it(b
         assert len((await cloud.client.get("/predictions")).content) < 5_000
 
 
+UNSIZED = zstandard.ZstdCompressor(write_content_size=False)
+"""As who compresses piece by piece, which does not know beforehand how much it will be."""
+_SIZED = zstandard.compress(b" " * 70_000)
+LYING = _SIZED.replace((70_000).to_bytes(4, "little"), (1_000).to_bytes(4, "little"), 1)
+
+
+async def test_a_body_that_does_not_say_how_large_it_was_is_taken():
+    async with service() as cloud:
+        body = UNSIZED.compress(envelope(payload(1)))
+        answer = await cloud.client.post("/log", content=body, headers={"Content-Encoding": "zstd"})
+        assert answer.json()["accepted"] == 1
+
+
 @pytest.mark.parametrize("encoding", ["zstd", "gzip", "identity", "GZIP"])
 async def test_every_encoding_that_is_advertised_is_taken(encoding):
     async with service() as cloud:
@@ -214,10 +227,24 @@ async def test_every_encoding_that_is_advertised_is_taken(encoding):
         ("zstd", b"not zstd", 400),
         ("gzip", gzip.compress(envelope(payload(1)))[:-20], 400),
         ("zstd", zstandard.compress(envelope(payload(1)))[:-20], 400),
+        ("zstd", UNSIZED.compress(envelope(payload(1)))[:-20], 400),
         ("gzip", gzip.compress(b" " * (100 * 1024 * 1024)), 413),
         ("zstd", zstandard.compress(b" " * (100 * 1024 * 1024)), 413),
+        ("zstd", UNSIZED.compress(b" " * (100 * 1024 * 1024)), 413),
+        ("zstd", LYING, 400),
     ],
-    ids=["unknown", "no gzip", "no zstd", "half gzip", "half zstd", "gzip bomb", "zstd bomb"],
+    ids=[
+        "unknown",
+        "no gzip",
+        "no zstd",
+        "half gzip",
+        "half zstd",
+        "half zstd of no told size",
+        "gzip bomb",
+        "zstd bomb",
+        "zstd bomb of no told size",
+        "zstd of less than there is",
+    ],
 )
 async def test_bombs_and_damaged_or_unknown_encodings_are_refused_before_they_cost_anything(encoding, body, status):
     async with service() as cloud:
