@@ -5,8 +5,10 @@ for ever, where a second request came before the answer that closes the connecti
 """
 
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
+from typing import Any
 
 import attrs
 import trio
@@ -17,7 +19,17 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ASGISendCallable, ASGISendEvent, ConnectionState, LifespanState
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    ConnectionState,
+    LifespanState,
+    Scope,
+)
 from hypercorn.utils import parse_socket_addr, repr_socket_addr
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -104,6 +116,44 @@ class Host:
             connection.stop()
 
 
+class _Tasks(TaskGroup):
+    """Hypercorn's, but for turns of the loop: what the app's queue has room for, and what lies in it, moves at once."""
+
+    async def spawn_app(
+        self,
+        app: AppWrapper,
+        config: Config,
+        scope: Scope,
+        send: Callable[[ASGISendEvent | None], Awaitable[None]],
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        """Start the app on one request; what is returned puts events into its queue."""
+        inlet, outlet = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
+
+        async def put(event: ASGIReceiveEvent) -> None:
+            try:
+                inlet.send_nowait(event)
+            except trio.WouldBlock:
+                await inlet.send(event)
+
+        async def take() -> ASGIReceiveEvent:
+            try:
+                return outlet.receive_nowait()
+            except trio.WouldBlock:
+                return await outlet.receive()
+
+        async def taking(
+            scope: Scope,
+            receive: ASGIReceiveCallable,  # noqa: ARG001 - the queue is ours
+            send: ASGISendCallable,
+            sync_spawn: Callable[..., Any],
+            call_soon: Callable[..., Any],
+        ) -> None:
+            await app(scope, take, send, sync_spawn, call_soon)
+
+        await super().spawn_app(taking, config, scope, send)
+        return put
+
+
 class _Connection:
     """One client. Its reader's scope is its life: whatever ends that cancels it, and its deadline is the idle timer."""
 
@@ -114,6 +164,8 @@ class _Connection:
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         self._idle = trio.Event()
+        self._head: bytes | None = b""
+        """Of an answer, until the first piece of its body is there to be sent with it; None once it is sent."""
         self._protocol: ProtocolWrapper
 
     async def run(self, app: ASGIWrapper, state: LifespanState) -> None:
@@ -121,7 +173,7 @@ class _Connection:
             peer = self._stream.socket
             client = parse_socket_addr(peer.family, peer.getpeername())
             server = parse_socket_addr(peer.family, peer.getsockname())
-            async with TaskGroup() as tasks:
+            async with _Tasks() as tasks:
                 self._protocol = ProtocolWrapper(
                     app, self._config, self._context, tasks, ConnectionState(state), False, client, server, self._send
                 )  # fmt: skip
@@ -156,22 +208,37 @@ class _Connection:
     async def _send(self, event: Event) -> None:
         """What the protocol wants done; as what it tells may cancel whoever calls, nothing but bytes is awaited."""
         match event:
-            case RawData(data=b""):
-                pass  # The end of an answer whose length was told: a turn of the loop for nothing.
             case RawData(data=data):
-                async with self._sending:
-                    try:
-                        with trio.CancelScope(shield=True):
-                            await self._stream.send_all(data)
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
-                        self._reading.cancel()
+                await self._send_bytes(data)
             case Closed():
                 self._reading.cancel()
             case Updated(idle=True):
+                self._head = b""
                 self._rest()
             case Updated():
                 self._idle = trio.Event()
                 self._reading.deadline = inf
+
+    async def _send_bytes(self, data: bytes) -> None:
+        if self._head is not None:
+            if not self._head and data[:9] == b"HTTP/1.1 " and data[9:10] != b"1":
+                self._head = data
+                return
+            if self._head:
+                data, self._head = self._head + data, None
+        if not data:
+            return  # The end of an answer whose length was told: a turn of the loop for nothing.
+        try:
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            with trio.CancelScope(shield=True):
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._reading.cancel()
+        finally:
+            self._sending.release()
 
     def _rest(self) -> None:
         self._idle.set()

@@ -55,6 +55,8 @@ class Client:
     """What one client got, and when the server's side of its connection was over."""
 
     received: bytes = b""
+    reads: int = 0
+    """In how many pieces it came."""
     over_at: float = 0.0
 
     @property
@@ -79,6 +81,7 @@ async def talk(
         with contextlib.suppress(trio.ClosedResourceError):
             async for data in ours.receive_stream:
                 client.received += data
+                client.reads += 1
 
     async def hang_up(after_s: float, *sides) -> None:
         await trio.sleep(after_s)
@@ -121,6 +124,31 @@ async def test_who_only_closes_the_sending_side_still_gets_every_answer(autojump
     client = await talk(app, GET + GET, shut_after_s=0.5)
     assert (client.answers, client.over_at) == (2, 2 * ANSWER_S)
     assert app.ends == ["answered", "answered"]
+
+
+async def test_an_answer_goes_out_in_one_piece_with_its_head(autojump_clock):
+    """Each piece costs a turn of the loop, a call of the system, and the client's waking up."""
+    client = await talk(App(), GET, shut_after_s=0.5)
+    assert (client.answers, client.reads) == (1, 1)
+
+
+async def test_an_answer_in_pieces_goes_out_as_they_come_the_head_with_the_first(autojump_clock):
+    client = await talk(App(pieces=3), GET, shut_after_s=0.5)
+    assert (client.answers, client.reads, client.over_at) == (1, 3, ANSWER_S + 2)
+
+
+async def test_an_answer_without_a_body_goes_out_at_once(autojump_clock):
+    client = await talk(App(), GET.replace(b"GET", b"HEAD"), shut_after_s=0.5)
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+    assert client.received.endswith(b"\r\n\r\n")
+    assert client.over_at == ANSWER_S
+
+
+async def test_who_asks_first_whether_it_may_send_a_body_is_told_before_the_answer(autojump_clock):
+    asking = UPLOAD.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")
+    client = await talk(App(), asking + b"123456789", shut_after_s=0.5)
+    assert client.received.startswith(b"HTTP/1.1 100 ")
+    assert (client.answers, client.reads) == (1, 2)
 
 
 async def test_who_went_while_the_answer_was_made_ends_it_with_its_first_piece(autojump_clock):
