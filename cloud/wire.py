@@ -156,7 +156,10 @@ _answer_decoder = msgspec.json.Decoder(Answer)
 
 def encode_prediction(prediction: Prediction) -> bytes:
     """The JSON of a prediction, checked against the contract; `WireError` where it does not keep it."""
-    body = _encoder.encode(prediction)
+    try:
+        body = _encoder.encode(prediction)
+    except (OverflowError, TypeError, UnicodeEncodeError) as exc:
+        raise WireError(f"record: it can't be written as JSON ({exc})") from exc
     check_payload(body)
     return body
 

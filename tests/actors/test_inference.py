@@ -261,12 +261,25 @@ async def test_unreadable_images_are_answered_with_their_name_and_the_model_stay
     rig.stop()
 
 
-async def test_an_image_id_that_the_cloud_would_refuse_is_refused_at_once(autojump_clock, nursery):
+@pytest.mark.parametrize(
+    ("ident", "reason"),
+    [
+        ("x" * 257, "image_id: "),
+        (5, "image_id: "),
+        ("\udcff.jpg", "surrogates not allowed"),
+        (object(), "object is un"),
+    ],
+    ids=["long", "number", "half a character", "object"],
+)
+async def test_an_image_id_that_the_cloud_would_refuse_is_refused_at_once(autojump_clock, nursery, ident, reason):
+    """A name out of `os.listdir` may hold half a character: it costs its own image, not the device."""
     rig = Rig()
     nursery.start_soon(rig.run)
-    refusal = await rig.process(BLANK, "x" * 257)
+    nursery.start_soon(rig.write)
+    refusal = await rig.process(BLANK, ident)
     assert isinstance(refusal, WireError)
-    assert "image_id" in str(refusal)
+    assert reason in str(refusal)
+    assert not isinstance(await rig.process(BLANK, "good"), Exception)
     rig.stop()
 
 
