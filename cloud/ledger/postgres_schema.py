@@ -171,14 +171,18 @@ def drop_days(db: Connection, older_than: float) -> int:
 
 def stored_days(db: Connection) -> set[int]:
     """The days that have a partition."""
-    rows = db.execute(
-        "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-        " WHERE inhparent = 'predictions'::regclass"
-    )
+    return days_of(db.execute(DAYS).fetchall())
+
+
+DAYS = (
+    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'predictions'::regclass"
+)
+
+
+def days_of(found: Iterable[tuple[Any, ...]]) -> set[int]:
+    """The days that have a partition, out of what `DAYS` found."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    return {
-        (datetime.strptime(str(name)[-8:], "%Y%m%d").replace(tzinfo=UTC) - epoch).days for (name,) in rows.fetchall()
-    }
+    return {(datetime.strptime(str(name)[-8:], "%Y%m%d").replace(tzinfo=UTC) - epoch).days for (name,) in found}
 
 
 def _name(day: int) -> sql.Identifier:
