@@ -1,5 +1,6 @@
 """The service's settings: read from the environment and the command line, and refused all at once if wrong."""
 
+import functools
 import ipaddress
 import math
 import os
@@ -106,6 +107,7 @@ def read_settings(
     return Settings(database=path, keyring=keyring, retention_days=days, limits=limits, host=host, port=port)
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach that address."""
     if host == "localhost":
