@@ -39,6 +39,15 @@ class Reserve:
             self.release()
         return self.held
 
+    @property
+    def spare(self) -> bool:
+        """Whether the room is held and as much again is free, so that what comes can be written, too."""
+        try:
+            room = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        return self.held and room.f_bavail * room.f_frsize >= self.size
+
     def release(self) -> None:
         """Give the room up for what must be written now."""
         self.held = False

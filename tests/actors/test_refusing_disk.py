@@ -9,7 +9,9 @@ from structlog.testing import capture_logs
 from actors import buffer_writer
 from actors.messages import Fate, Outcome, Receipt
 from actors.ports.buffer import Buffer
+from actors.ports.opening import DiskTrouble
 from actors.ports.sqlite import BufferUnwritable
+from actors.ports.store import Store
 from actors.settings import WhenFull
 from actors.tail import TAIL_MAX
 from tests.actors.test_buffer_writer import Lane, body, start
@@ -60,12 +62,22 @@ async def test_outcomes_told_to_a_dead_disk_are_written_when_it_comes_back(folde
         writer.stop()
 
 
-async def test_full_disk_is_in_trouble_until_it_takes_predictions_again(folder, autojump_clock, monkeypatch):
+@pytest.mark.parametrize("reserve_left", [False, True])
+async def test_full_disk_is_in_trouble_until_it_takes_predictions_again(
+    folder, autojump_clock, monkeypatch, reserve_left
+):
     """Not only until the next look: for that one nothing needs to be written."""
+
+    def refuse(*_: object) -> None:
+        raise DiskTrouble(f"{folder}: the disk is full")
+
     async with trio.open_nursery() as nursery:
         writer = start(nursery, folder)
         await writer.log(body())
-        writer.store._reserve.release()  # given up for an acknowledgement
+        if reserve_left:
+            monkeypatch.setattr(Store, "accept_in_journal", refuse)
+        else:
+            writer.store._reserve.release()  # given up for an acknowledgement
         monkeypatch.setattr("actors.ports.reserve.os.statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
         with capture_logs() as told:
             assert await writer.log(body(1)) == (Receipt("stream", None, durable=False),)
