@@ -40,13 +40,13 @@ class Reserve:
         return self.held
 
     @property
-    def spare(self) -> bool:
+    def room(self) -> bool:
         """Whether the room is held and as much again is free, so that what comes can be written, too."""
         try:
-            room = os.statvfs(self.path.parent)
+            disk = os.statvfs(self.path.parent)
         except OSError:
             return False
-        return self.held and room.f_bavail * room.f_frsize >= self.size
+        return self.held and disk.f_bavail * disk.f_frsize >= self.size
 
     def release(self) -> None:
         """Give the room up for what must be written now."""

@@ -328,7 +328,7 @@ class Store:
 
     def has_room(self) -> bool:
         """Whether as much as the last accept asked for would be taken now: on the disk, and below the cap."""
-        return self._reserve.spare and self.size_bytes() + self._front.held.asked_bytes <= self._options.accept_bytes_max
+        return self._reserve.room and self.size_bytes() + self._front.held.asked_bytes <= self._options.accept_bytes_max
 
     def size_bytes(self) -> int:
         """Every byte of ours in the buffer's folder: database, WAL, journal, reserve, and what lies beside them."""
