@@ -29,9 +29,7 @@ NAME_CHARS_MAX = 256
 @click.pass_context
 def keys(ctx: click.Context, path: Path | None) -> None:
     """Make, list and revoke keys; a running service follows within a second or two."""
-    if path is None:
-        _fail(f"{API_KEYS_FILE}: not set; takes the file of keys that the service reads (or give --file)")
-    ctx.obj = path.expanduser()
+    ctx.obj = path
 
 
 @keys.command()
@@ -47,8 +45,9 @@ def keys(ctx: click.Context, path: Path | None) -> None:
 )
 @click.option("--device", metavar="ID", help="The only device that it may speak for.")
 @click.pass_obj
-def add(path: Path, name: str, scopes: tuple[str, ...], device: str | None) -> None:
+def add(path: Path | None, name: str, scopes: tuple[str, ...], device: str | None) -> None:
     """Make a key called NAME; its secret is printed once and kept nowhere."""
+    path = _named(path)
     wanted = tuple(dict.fromkeys(Scope(scope) for scope in scopes))
     for option, text in (("NAME", name), ("--device", device)):
         if text is not None and not (0 < len(text) <= NAME_CHARS_MAX and text.isprintable()):
@@ -73,8 +72,9 @@ def add(path: Path, name: str, scopes: tuple[str, ...], device: str | None) -> N
 
 @keys.command("list")
 @click.pass_obj
-def list_(path: Path) -> None:
+def list_(path: Path | None) -> None:
     """List the keys, without their secrets."""
+    path = _named(path)
     if not path.exists():
         _fail(f"{path}: no keys yet; make one: python -m cloud keys add NAME")
     try:
@@ -91,8 +91,9 @@ def list_(path: Path) -> None:
 @keys.command()
 @click.argument("name")
 @click.pass_obj
-def revoke(path: Path, name: str) -> None:
+def revoke(path: Path | None, name: str) -> None:
     """Revoke the key called NAME."""
+    path = _named(path)
     with _changing(path) as lines:
         for index, entry in enumerate(read_entries("\n".join(lines))):
             if isinstance(entry, Entry) and entry.name == name:
@@ -101,6 +102,13 @@ def revoke(path: Path, name: str) -> None:
         else:
             _fail(f"NAME: no key is called {name!r}; python -m cloud keys list shows them")
     click.echo(f"{name}: revoked", err=True)
+
+
+def _named(path: Path | None) -> Path:
+    """The file, asked for only here, so that `--help` needs none."""
+    if path is None:
+        _fail(f"{API_KEYS_FILE}: not set; takes the file of keys that the service reads (or give --file)")
+    return path.expanduser()
 
 
 def _terms(entry: Entry) -> str:

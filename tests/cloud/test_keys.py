@@ -147,6 +147,12 @@ def test_without_a_file_the_command_says_which_setting_names_it():
     assert (done.exit_code, API_KEYS_FILE in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("command", ["add", "list", "revoke"])
+def test_help_needs_no_file(command):
+    done = CliRunner().invoke(main, ["keys", command, "--help"], env={API_KEYS_FILE: None})
+    assert (done.exit_code, "Usage:" in done.stdout) == (0, True)
+
+
 def test_two_who_change_the_file_at_once_lose_no_key(tmp_path):
     """The second waits for the first; without that it would write the file as it was before."""
     path = tmp_path / "keys"
