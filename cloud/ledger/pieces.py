@@ -8,11 +8,12 @@ from msgspec import UNSET
 from cloud import wire
 from cloud.ledger import Batch
 
-PIECE_RECORDS_MAX = 1_000
+PIECE_RECORDS_MAX = 2_000
+"""Smaller pieces would make the wait shorter, but a commit more costs what 150 predictions do (`docs/cost.md`)."""
 
 
 def pieces_of(batch: Batch) -> Iterator[Batch]:
-    """The batch in the order of its records; what else it says goes with the last piece, as in a whole one.
+    """The batch in equal parts, in the order of its records; what else it says goes with the last one.
 
     One whose records have no number each stays whole: sent again after half of it was stored, that half would be stored
     twice.
@@ -21,9 +22,10 @@ def pieces_of(batch: Batch) -> Iterator[Batch]:
     if len(records) <= PIECE_RECORDS_MAX or not batch.stream_id or any(record.seq is None for record in records):
         yield batch
         return
-    for start in range(0, len(records), PIECE_RECORDS_MAX):
-        some = records[start : start + PIECE_RECORDS_MAX]
-        last = start + PIECE_RECORDS_MAX >= len(records)
+    size = -(-len(records) // -(-len(records) // PIECE_RECORDS_MAX))
+    for start in range(0, len(records), size):
+        some = records[start : start + size]
+        last = start + size >= len(records)
         yield attrs.evolve(batch, records=some) if last else attrs.evolve(batch, records=some, rejected=(), losses=())
 
 

@@ -80,9 +80,9 @@ async def played(
 @pytest.mark.parametrize(
     ("came", "commits"),
     [
-        (["large"], [(1, 1000), (1, 1000), (1, 500)]),
-        (["large", "small"], [(2, 1001), (1, 1000), (1, 500)]),
-        (["large", "large"], [(1, 1000), (1, 1000), (1, 500), (1, 1000), (1, 1000), (1, 500)]),
+        (["large"], [(1, 1500)] * 3),
+        (["large", "small"], [(2, 1501), (1, 1500), (1, 1500)]),
+        (["large", "large"], [(1, 1500)] * 6),
         (["small"] * 3, [(3, 3)]),
     ],
     ids=["alone", "a small one beside it goes with its first piece", "one after the other", "small ones together"],
@@ -95,7 +95,7 @@ async def test_a_small_batch_waits_for_one_piece_of_a_large_one_and_neither_for_
     """Each commit takes a second; another small batch comes in the middle of each."""
     came = [(0.0, "large"), *((0.5 + second, "small") for second in range(4))]
     seen = await turns(came, commit_s=1.0)
-    assert seen == [(1, 1000), (1, 1), (2, 1001), (1, 1), (2, 501)]
+    assert seen == [(1, 1500), (1, 1), (2, 1501), (1, 1), (2, 1501)]
 
 
 async def test_what_fails_in_the_middle_is_not_confirmed_and_not_stored_twice_when_it_comes_again():
@@ -116,10 +116,10 @@ async def test_what_fails_in_the_middle_is_not_confirmed_and_not_stored_twice_wh
     queue = CommitQueue(10, 10_000_000)
     async with queue.serving(commit):
         with pytest.raises(LedgerUnavailable, match="the disk is full"):
-            await queue.ingest(batch(*range(1, 2501)))
+            await queue.ingest(batch(*range(1, 4001)))
         assert queue.waiting == 0
-        answer = await queue.ingest(batch(*range(1, 2501)))
-    assert (answer.accepted, answer.duplicates, len(stored)) == (1_500, 1_000, 2_500)
+        answer = await queue.ingest(batch(*range(1, 4001)))
+    assert (answer.accepted, answer.duplicates, len(stored)) == (2_000, 2_000, 4_000)
 
 
 async def turns(came: Sequence[tuple[float, str]], *, commit_s: float = 0.0) -> list[tuple[int, int]]:
