@@ -167,7 +167,7 @@ class Ingest:
             with self.metrics.committing():
                 answer = await ledger.ingest(batch)
             self.metrics.count(batch, answer)
-            if self._sharing.note(batch.device_id, batch.session_id):
+            if self._sharing.note(batch.device_id, batch.session_id, trio.current_time()):
                 answer = msgspec.structs.replace(answer, shared=True)
             return answer
 

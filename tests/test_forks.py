@@ -10,7 +10,7 @@ from actors.audit import compare
 from actors.messages import LinkState
 from actors.ports.account import read_account
 from actors.ports.names import names_file
-from cloud.sharing import RETURNS_MIN, Sharing
+from cloud.sharing import APART_S, RETURNS_MIN, Sharing
 from tests.world import DEVICE, World, open_world, prediction
 
 
@@ -162,10 +162,20 @@ async def test_names_that_can_not_be_read_fall_back_on_the_first_and_still_nothi
 
 def test_a_life_that_comes_back_again_and_again_is_a_second_device():
     sharing = Sharing()
-    note = partial(sharing.note, "cam")
+    note = partial(sharing.note, "cam", at=0.0)
     assert not any(note(life) for life in ("a", "a", "b", "b", "a", "c", "c", "b", "c"))
     lives = ["x", "y"] * (RETURNS_MIN + 1)
     assert [note(life) for life in lives][-1]
     assert not note(None)
     assert not note("z"), "a new life is a new chance"
-    assert not sharing.note("another", "x")
+    assert not sharing.note("another", "x", 0.0)
+
+
+def test_one_that_got_a_name_of_its_own_is_forgotten_after_a_while():
+    sharing = Sharing()
+    for turn, life in enumerate(["x", "y"] * (RETURNS_MIN + 1)):
+        sharing.note("cam", life, float(turn))
+    last = float(turn)
+    assert sharing.note("cam", "y", last + APART_S)
+    assert not sharing.note("cam", "y", last + APART_S + 1)
+    assert not sharing.note("cam", "x", last + APART_S + 2), "a return begins the count anew"
