@@ -167,7 +167,8 @@ class _House:
             defect_classes=None if settings.defect_classes is None else frozenset(settings.defect_classes),
             draw=None if settings.annotate_dir is None else Annotator(settings.annotate_dir).draw,
             stall_s=settings.camera_stall_seconds,
-            run_detect=self.world.lane(),
+            # What a model still does when the grace is over is of no use to anybody.
+            run_detect=thread_lane(leaves=True) if self.world.lane is thread_lane else self.world.lane(),
             run_frames=self.world.lane,
             run_live=leaving_lane if self.world.lane is thread_lane else self.world.lane,
             stopping=self.pipeline.stopping,

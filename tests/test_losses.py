@@ -162,7 +162,9 @@ async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
 
     def meet_damage(self: Buffer, seqs: Seqs, now: float) -> int:
         monkeypatch.setattr(Buffer, "mark_sent", mark_sent)
-        monkeypatch.setattr(salvage, "loose_payloads", lambda _: iter(()))  # what stood there before is gone, too
+        monkeypatch.setattr(
+            salvage, "loose_payloads", lambda _: (_ for _ in ())
+        )  # what stood there before is gone, too
         with closing(sqlite3.connect(self.path)) as db, db:
             changed = "UPDATE prediction_buffer SET prediction_data = replace(prediction_data, '.0', '.9')"
             db.execute(f"{changed} WHERE id IN (2, 3)")

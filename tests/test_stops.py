@@ -3,6 +3,7 @@ a second signal; and a line says what is left.
 """
 
 import json
+import os
 import signal
 import sqlite3
 import threading
@@ -135,3 +136,15 @@ def test_the_last_partial_batch_is_offered_once_and_what_nobody_took_stays(tmp_p
         assert cloud.offered == [names]
     assert (stopped["accepted"], stopped["sent"]) == (3, sent)
     assert stopped["pending"] == pending(tmp_path) == 3 - sent
+
+
+@pytest.mark.process
+def test_a_model_that_never_loads_holds_a_stop_up_no_longer_than_the_grace(tmp_path):
+    """What does not answer is a pipe in the place of the file; a slow card and a large library look the same."""
+    model = tmp_path / "model.onnx"
+    os.mkfifo(model)
+    settings = {"MODEL_PATH": model, "DETECTOR": "onnxruntime", "SHUTDOWN_GRACE_SECONDS": 1.0}
+    with device(tmp_path, CLOUD_LOGGING_ENABLED="false", **settings) as running:
+        running.wait_for("started")
+        running.process.send_signal(signal.SIGTERM)
+        assert ended(running)["accepted"] == 0

@@ -19,13 +19,16 @@ class RunSync(Protocol):
     """Runs `function(*args)` away from the loop and returns what it returns. Calls never overlap."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Run it; a call that has begun is never abandoned, one that has not begun is skipped when cancelled."""
+        """Run it; cancelled, one that has not begun is skipped, and one that has is left only where that is said."""
         ...
 
 
-def thread_lane() -> RunSync:
-    """A lane with a thread of its own, which lives as long as the lane and never keeps the process from ending."""
-    return _ThreadLane()
+def thread_lane(*, leaves: bool = False) -> RunSync:
+    """A lane with a thread of its own, which lives as long as the lane and never keeps the process from ending.
+
+    With `leaves` a call that is cancelled is left behind in its thread; the next one has a fresh one.
+    """
+    return _ThreadLane(leaves=leaves)
 
 
 class _ThreadLane:
@@ -35,7 +38,8 @@ class _ThreadLane:
     back by way of the queue that all threads share. An fsync of a fast disk is shorter than that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves: bool) -> None:
+        self._leaves = leaves
         self._turn = trio.Lock()
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._results: SimpleQueue[outcome.Outcome[object]] = SimpleQueue()
@@ -67,11 +71,20 @@ class _ThreadLane:
         try:
             await trio.lowlevel.wait_readable(self._wake)
         except trio.Cancelled:
+            if self._leaves:
+                self._leave()
+                raise
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(self._wake)
         os.read(self._wake, 1)
         self._busy = False
         return self._results.get()
+
+    def _leave(self) -> None:
+        """Let the thread end by itself, after what it does, with its queues and its pipe."""
+        self._work.put(None)
+        self._work, self._results = SimpleQueue(), SimpleQueue()
+        self._wake, self._busy = -1, False
 
     def _start(self) -> None:
         self._wake, done = os.pipe()

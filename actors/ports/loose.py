@@ -6,7 +6,7 @@ A payload says its number, and its checksum stands behind it in the same record.
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -16,7 +16,7 @@ _HEAD = re.compile(rb'\{"seq":([0-9]{1,19}),')
 _decoder = json.JSONDecoder()
 
 
-def loose_payloads(path: Path) -> Iterator[bytes]:
+def loose_payloads(path: Path) -> Generator[bytes]:
     """Every payload in the database that stands whole on its page, with its checksum; also of rows that are long gone.
 
     `OSError`.

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,14 @@ def open_buffer(options: StoreOptions) -> tuple[Buffer, Salvage]:
             sync_folder(marker.parent)
     paths = [path for name in names if (path := options.db_path.with_name(name)).exists()]
     buffer = Buffer(options.db_path)
-    buffer.checkpoint(wait=True)
-    for path in paths:
-        mend_first_page(path, options.db_path)
-    return buffer, _merge(paths, f"{aside} ({reason})")
+    try:
+        buffer.checkpoint(wait=True)
+        for path in paths:
+            mend_first_page(path, options.db_path)
+        return buffer, _merge(paths, f"{aside} ({reason})")
+    except (OSError, BufferDamaged, BufferUnwritable):
+        buffer.close()
+        raise
 
 
 def open_stream(options: StoreOptions, device_id: str, found: Sequence[Scan]) -> tuple[Buffer, str, str]:
@@ -159,14 +163,14 @@ def fill(
     # The first database that knows a row has it nearest to the truth; later ones are skipped by its number.
     owed = list(salvage.owed)
     for path in salvage.paths:
-        rows = _salvaged_rows(path)
-        while stroke := list(islice(rows, FILL_ROWS)):
-            mine = [row for row in stroke if row.status != "sent"]
-            good = [whole for row in mine if (whole := _whole(row, options.now()))]
-            buffer.insert(good, last_seq=max([row.seq for row in good], default=0))
-            buffer.checkpoint()  # else the log of all of it lies beside the old database and the new one
-            if len(good) < len(mine):
-                owed += ranges([row.seq for row in mine if 1 <= row.seq <= salvage.last_seq])
+        with contextlib.closing(_salvaged_rows(path)) as rows:  # a disk that refuses must not leave it open
+            while stroke := list(islice(rows, FILL_ROWS)):
+                mine = [row for row in stroke if row.status != "sent"]
+                good = [whole for row in mine if (whole := _whole(row, options.now()))]
+                buffer.insert(good, last_seq=max([row.seq for row in good], default=0))
+                buffer.checkpoint()  # else the log of all of it lies beside the old database and the new one
+                if len(good) < len(mine):
+                    owed += ranges([row.seq for row in mine if 1 <= row.seq <= salvage.last_seq])
     for first, last, reason, lost_at in salvage.losses:
         # A tombstone has no checksum: a row that reads is the better witness.
         there = buffer.known(first, last) | _sent(salvage.paths, first, last)
@@ -221,11 +225,12 @@ def _find_loose(
     """Save of the missing what still stands somewhere in the files, though nothing leads there any more."""
     wanted = {seq for missing in _missing(buffer, paths, owed, in_journal) for seq in missing}
     for path in paths:
-        rows = (_parsed(payload, now) for payload in loose_payloads(path))
-        found = (row for row in rows if row and row.seq in wanted)
-        while stroke := list(islice(found, FILL_ROWS)):
-            buffer.insert(stroke, last_seq=max(row.seq for row in stroke))
-            buffer.checkpoint()
+        with contextlib.closing(loose_payloads(path)) as payloads:
+            rows = (_parsed(payload, now) for payload in payloads)
+            found = (row for row in rows if row and row.seq in wanted)
+            while stroke := list(islice(found, FILL_ROWS)):
+                buffer.insert(stroke, last_seq=max(row.seq for row in stroke))
+                buffer.checkpoint()
 
 
 def _sent(paths: Iterable[Path], first: int, last: int) -> set[int]:
@@ -300,7 +305,7 @@ def _numbers(connection: sqlite3.Connection, status: str) -> Iterator[Span]:
             yield from ranges(numbers)
 
 
-def _salvaged_rows(path: Path) -> Iterator[Any]:
+def _salvaged_rows(path: Path) -> Generator[Any]:
     """The rows of a damaged database from both ends of the table, up to the first page that does not read.
 
     The checksum is None in one of an older version.

@@ -1,11 +1,14 @@
 """What a start makes of every kind of damage: the good is saved, the bad set aside to the byte, the lost explained."""
 
 import errno
+import gc
 import os
 import shutil
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import google_crc32c
@@ -15,8 +18,11 @@ from actors.ports.buffer import Buffer
 from actors.ports.journal import encode_line, orphans
 from actors.ports.opening import DiskTrouble, StoreLocked
 from actors.ports.private import write_private
-from actors.ports.sqlite import BufferDamaged
+from actors.ports.rows import Row
+from actors.ports.salvage import damage_marker
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.ports.store import Store
+from chaos.sim.oracle import handles_below
 from cloud.wire import Loss, number_payload
 from tests.actors.ports.stores import Disk, entries, sent, seqs_pending
 
@@ -252,4 +258,33 @@ def test_schema_so_damaged_that_the_complaint_about_it_is_no_text_still_lets_the
     assert store.recovered.buffer_set_aside
     assert (store.stream_id, seqs_pending(store)) == ("stream-1", [1, 2, 3])
     assert store.accept(entries(1))[0].seq == 4
+    store.close()
+
+
+@pytest.mark.parametrize("refused", ["checkpoint", "insert"])
+def test_disk_that_refuses_the_new_database_leaves_no_file_open(world, monkeypatch, refused):
+    """It is tried again every second: an open file more for each try, and the device has none left one day."""
+    store = world.open()
+    store.accept(entries(5))
+    store.close()
+    write_private(damage_marker(world.folder / "buffer.db"), b"", "ab")
+
+    usual = getattr(Buffer, refused)
+
+    def full(buffer: Buffer, *rows: Sequence[Row], **more: Any) -> object:
+        if rows != ([],):  # what there is to save
+            raise BufferUnwritable("database or disk is full")
+        return usual(buffer, *rows, **more)
+
+    monkeypatch.setattr(Buffer, refused, full)
+    gc.disable()  # which may close some of them, some time
+    try:
+        with pytest.raises(DiskTrouble, match="full"):
+            world.open()
+        assert not handles_below(world.folder)
+    finally:
+        gc.enable()
+    monkeypatch.undo()
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3, 4, 5]
     store.close()

@@ -97,6 +97,33 @@ async def test_caller_who_is_cancelled_meanwhile_gets_the_result_and_is_cancelle
     assert got == ["done"]
 
 
+async def test_cancelled_call_of_a_lane_that_leaves_goes_on_behind_and_the_next_one_has_a_thread_of_its_own():
+    """Nothing that a model still does in its thread is of any use once the device ends."""
+    lane = thread_lane(leaves=True)
+    begun, release = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow() -> None:
+        begun.set()
+        release.wait()
+        done.append("slow")
+
+    before = set(threading.enumerate())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lane, slow)
+        await trio.to_thread.run_sync(begun.wait)
+        nursery.cancel_scope.cancel()
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name == "lane"]
+    await lane(done.append, "next")
+    assert done == ["next"]
+    release.set()
+    for thread in left:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+    assert await lane(int, "7") == 7
+    assert done == ["next", "slow"]
+
+
 def after(release: threading.Event, call: Callable[[str], None], word: str) -> None:
     release.wait()
     call(word)
