@@ -105,7 +105,7 @@ def segments_are_deleted_before_their_rows_are_in_sqlite(patch):
 def write_ahead_log_alone_holds_a_group_and_ends_at_a_bit(patch):
     """Two at once, as either alone loses nothing: no group is moved out of the log, and none is read behind its end."""
     if_writable = Store._if_writable
-    patch.setattr(store_module, "read_log", lambda _: b"")
+    patch.setattr(store_module, "take_log", lambda _: b"")
 
     def unmoved(self, work):
         return True if work == self._buffer.checkpoint else if_writable(self, work)

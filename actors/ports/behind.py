@@ -1,29 +1,37 @@
 """What SQLite's write-ahead log holds behind a bit that flipped, or a frame that is missing: SQLite ends the log there.
 
-While the journal is out of service and a full disk takes no checkpoint, the log is all there is of a prediction. Each
-payload has its checksum beside it. That a number was given out is also told by SQLite's own sequence, where the frame
-that it is in still has its checksum (sqlite.org/walformat).
+While the journal is out of service and a full disk takes no checkpoint, the log is all there is of a prediction. Its
+frames are pages of tables, and each row of ours has a checksum. That a number was given out is also told by SQLite's
+own sequence, where the frame that it is in still has its checksum (sqlite.org/walformat, sqlite.org/fileformat2).
 """
 
-import re
+import contextlib
+import sqlite3
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
+import google_crc32c
 import msgspec
 
-from actors.ports.loose import PAGE_BYTES, payloads_in
+from actors.ports.private import sync_folder, write_private
 from actors.ports.rows import Row, row_of
+from actors.ports.schema import HIGHEST
 
 LOG_BYTES_MAX = 64 * 1024 * 1024
 """A larger log is not looked into, for the memory it would take. One gets there only where somebody else's `sqlite3`
 has read in the database for hours, which keeps the log from being emptied.
 """
-_LOG_HEAD_BYTES, _FRAME_HEAD_BYTES = 32, 24
-_FRAME_BYTES = _FRAME_HEAD_BYTES + PAGE_BYTES
-_SEQUENCE = re.compile(rb"\x03\x2f([\x01-\x06])prediction_buffer")
-"""The record of the table's sequence: the length of its head, a text of 17 bytes, an integer of a size by its code."""
+_PAGE_BYTES, _LOG_HEAD_BYTES, _FRAME_HEAD_BYTES = 4096, 32, 24
+_FRAME_BYTES = _FRAME_HEAD_BYTES + _PAGE_BYTES
+_LEAF = 13
+"""The first byte of a page with rows of a table."""
+_ROW_BYTES_MAX = _PAGE_BYTES - 35
+"""A larger row goes on on another page."""
+_SMALL_BYTES = 64
+"""A row of the sequence is smaller."""
 _INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
 
 
@@ -35,33 +43,133 @@ class Behind:
     last_seq: int = 0
 
 
-def read_log(db_path: Path) -> bytes:
-    """The log as the last process left it: SQLite, once it has the database open, writes over what it does not read.
+def take_log(db_path: Path) -> bytes:
+    """The log as the last process left it, if anything stands behind its end; kept beside until `forget_log`.
 
-    Empty where there is no database that it could belong to: SQLite would delete it. `OSError`.
+    To be called before SQLite opens the database to write: from then on it writes over what it does not read, and the
+    connection that closes last removes the log. `OSError`: nothing was changed, and it can be called again.
     """
-    log = db_path.with_name(db_path.name + "-wal")
-    if not log.exists() or not db_path.exists() or not db_path.stat().st_size:
+    kept, log = _kept(db_path), db_path.with_name(db_path.name + "-wal")
+    if not db_path.exists() or not db_path.stat().st_size:  # another database's: SQLite removes its log
+        kept.unlink(missing_ok=True)
         return b""
-    return log.read_bytes() if log.stat().st_size <= LOG_BYTES_MAX else b""
+    if kept.exists():
+        return kept.read_bytes()
+    if not log.exists() or not 0 < log.stat().st_size <= LOG_BYTES_MAX:
+        return b""
+    data = log.read_bytes()
+    if not look_behind(data, above=_highest_read(db_path), now=0.0).last_seq:
+        return b""
+    fresh = kept.with_name(kept.name + ".new")
+    write_private(fresh, data)
+    fresh.rename(kept)
+    sync_folder(kept.parent)
+    return data
+
+
+def forget_log(db_path: Path) -> None:
+    """What stood behind the log is safe. `OSError`."""
+    kept = _kept(db_path)
+    if kept.exists():
+        kept.unlink()
+        sync_folder(kept.parent)
+
+
+def _kept(db_path: Path) -> Path:
+    return db_path.with_name(db_path.name + "-wal.kept")
+
+
+def _highest_read(db_path: Path) -> int:
+    """The highest number that SQLite knows of; 0 where it can't tell. Only reading, it leaves the log alone."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(db_path.absolute()))}?mode=ro", uri=True)) as reading:
+            found = reading.execute(HIGHEST, ("",)).fetchall()
+    except (sqlite3.Error, UnicodeDecodeError):
+        return 0
+    return max((seq for (seq,) in found if isinstance(seq, int)), default=0)
 
 
 def look_behind(log: bytes, *, above: int, now: float) -> Behind:
     """What the log tells of the numbers above the highest that SQLite reads; accepted no later than `now`."""
-    log = _committed(log)
     rows: dict[int, Row] = {}
-    for payload in payloads_in(log, head_bytes=_LOG_HEAD_BYTES, step_bytes=_FRAME_BYTES, above=above):
-        try:
-            row = row_of(payload, now)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        row.buffered_at = min(now, row.timestamp)
-        rows[row.seq] = row
-    return Behind(tuple(rows[seq] for seq in sorted(rows)), max([0, *rows, *_sequences(log, above)]))
+    last_seq = 0
+    for number in range(_committed(log)):
+        start = _LOG_HEAD_BYTES + number * _FRAME_BYTES + _FRAME_HEAD_BYTES
+        for columns in _rows_on(log[start : start + _PAGE_BYTES], above):
+            if len(columns) == 2 and columns[0] == b"prediction_buffer":
+                told = columns[1]
+                if isinstance(told, int) and told > last_seq and told > above and _is_sound(log, number):
+                    last_seq = told
+            elif (row := _prediction(columns, now)) and row.seq > above:
+                rows[row.seq] = row
+    return Behind(tuple(rows[seq] for seq in sorted(rows)), max([last_seq, *rows]))
 
 
-def _committed(log: bytes) -> bytes:
-    """The log up to the end of its last transaction: what stands behind that was rolled back, or is from another time.
+def _prediction(columns: list[bytes | int | None], now: float) -> Row | None:
+    """The prediction that a row holds, if it is the one that was accepted."""
+    payload = columns[1] if len(columns) > 2 else None
+    if not isinstance(payload, bytes) or google_crc32c.value(payload) not in columns[2:]:
+        return None
+    try:
+        row = row_of(payload, now)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    row.buffered_at = min(now, row.timestamp)
+    return row
+
+
+def _rows_on(page: bytes, above: int) -> Iterator[list[bytes | int | None]]:
+    """The rows on a page of a table, of those with a higher number than `above`, and of small ones; not in their order.
+
+    A bit that flipped can make nonsense of a page: what leads out of it is passed over.
+    """
+    if page[0] != _LEAF:
+        return
+    for place in range(8, min(8 + 2 * int.from_bytes(page[3:5]), _PAGE_BYTES), 2):
+        with contextlib.suppress(IndexError):
+            size, at = _varint(page, int.from_bytes(page[place : place + 2]))
+            seq, at = _varint(page, at)
+            if size <= _ROW_BYTES_MAX and (seq > above or size < _SMALL_BYTES):
+                yield _columns(page[at : at + size])
+
+
+def _columns(record: bytes) -> list[bytes | int | None]:
+    """Texts as bytes, and integers; of what else there is nothing is wanted."""
+    head_size, at = _varint(record, 0)
+    body = head_size
+    columns: list[bytes | int | None] = []
+    while at < head_size:
+        kind, at = _varint(record, at)
+        if kind >= 12:
+            size = (kind - 12) // 2
+            columns.append(record[body : body + size])
+        elif kind in (8, 9):  # the numbers 0 and 1
+            size = 0
+            columns.append(kind - 8)
+        elif kind < 7:
+            size = _INTEGER_BYTES[kind]
+            columns.append(int.from_bytes(record[body : body + size], signed=True) if kind else None)
+        else:
+            size = 8
+            columns.append(None)
+        body += size
+    return columns
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of one to nine bytes, and where it ends. `IndexError`."""
+    value = 0
+    for place in range(at, at + 8):
+        byte = data[place]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, place + 1
+    return value << 8 | data[at + 8], at + 9
+
+
+def _committed(log: bytes) -> int:
+    """How many frames the log has up to the end of its last transaction: what stands behind that was rolled back, or is
+    from another time.
 
     Its last frame says how many pages the database has then. (Where the bit that flipped makes that a 0, which takes a
     power of two, the transaction is taken for one that was rolled back.)
@@ -71,20 +179,12 @@ def _committed(log: bytes) -> bytes:
         start = _LOG_HEAD_BYTES + number * _FRAME_BYTES
         salt = log[start + 8 : start + 16]
         if any(log[start + 4 : start + 8]) and any(_bits_apart(salt, one) <= 1 for one in ours):
-            return log[: start + _FRAME_BYTES]
-    return b""
+            return number + 1
+    return 0
 
 
 def _bits_apart(one: bytes, other: bytes) -> int:
     return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
-
-
-def _sequences(log: bytes, above: int) -> Iterator[int]:
-    """Every number above `above` that a sound frame tells as the table's sequence."""
-    for found in _SEQUENCE.finditer(log):
-        seq = int.from_bytes(log[found.end() : found.end() + _INTEGER_BYTES[found[1][0]]], "big", signed=True)
-        if seq > above and _is_sound(log, (found.start() - _LOG_HEAD_BYTES) // _FRAME_BYTES):
-            yield seq
 
 
 def _is_sound(log: bytes, number: int) -> bool:
@@ -92,8 +192,6 @@ def _is_sound(log: bytes, number: int) -> bool:
     start = _LOG_HEAD_BYTES + number * _FRAME_BYTES
     frame = log[start : start + _FRAME_BYTES]
     before = log[start - _FRAME_BYTES + 16 : start - _FRAME_BYTES + 24] if number else log[24:32]
-    if len(frame) < _FRAME_BYTES or len(before) < 8:
-        return False
     first, second = struct.unpack(">2I", before)
     covered = frame[:8] + frame[_FRAME_HEAD_BYTES:]
     for one, other in struct.iter_unpack(">2I" if log[3] & 1 else "<2I", covered):

@@ -19,7 +19,7 @@ import sqlite_utils
 from actors.ports.counts import check_counts, recount
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
-from actors.ports.schema import MIGRATIONS, is_stream, is_tombstone
+from actors.ports.schema import HIGHEST, MIGRATIONS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
@@ -127,17 +127,9 @@ class Buffer:
         return Totals(*row)
 
     def highest_seq(self, *, without: str = "") -> int:
-        """The highest number that anything in here speaks of; SQLite has no checksums, so one witness is not enough.
-
-        Tombstones that give the reason `without` are not asked.
-        """
+        """The highest number that anything in here speaks of; tombstones with the reason `without` are not asked."""
         with named_errors():
-            witnesses = self._connection.execute(
-                "SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM prediction_buffer"
-                " UNION ALL SELECT max(to_seq) FROM buffer_losses WHERE reason != ?"
-                " UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'",
-                (without,),
-            ).fetchall()
+            witnesses = self._connection.execute(HIGHEST, (without,)).fetchall()
         return max((seq for (seq,) in witnesses if isinstance(seq, int)), default=0)
 
     def count(self, status: str) -> int:

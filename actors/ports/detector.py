@@ -240,7 +240,7 @@ def card_of(asked: str) -> int | None:
 
 def check_given(given: str, path: Path) -> None:
     """`DetectorError` with the remedy for a MODEL_PATH that is no file with weights."""
-    if re.match(r"[a-z]{2,}:/", given):  # a path has lost one of the two slashes
+    if re.match(r"(?i)[a-z][a-z0-9+.-]+:/", given):  # a path has lost one of the two slashes
         raise DetectorError(f"MODEL_PATH {given} is an address, and nothing is downloaded; {REMEDY}")
     if not path.exists():
         raise DetectorError(f"MODEL_PATH {given} does not exist on this device, and nothing is downloaded; {REMEDY}")

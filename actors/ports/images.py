@@ -36,7 +36,7 @@ OPENCV_SETTINGS = {
     "OPENCV_IO_MAX_IMAGE_PIXELS": str(IMAGE_PIXELS_MAX),
 }
 """Read by OpenCV once, when it is imported. What goes wrong stands in our own errors."""
-OPENCV_OVERSIZE = "CV_IO_MAX_IMAGE"
+OPENCV_OVERSIZE = "CV_IO_MAX_IMAGE_PIXELS"
 
 
 class FrameUnreadable(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from actors.ports.behind import look_behind
+from actors.ports.behind import forget_log, look_behind
 from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
@@ -62,7 +62,7 @@ def replay(
     """Insert every record that reads (or skip it: its number may be there), bury the numbers that are nowhere, and
     delete the segments once the buffer is synced. To be killed in the middle of it and begin again does no harm.
 
-    `log` is SQLite's write-ahead log as it was found: what it holds and SQLite did not read is a record as well.
+    `log` is SQLite's write-ahead log where anything stands behind its end (`behind.py`): that is a record as well.
     """
     now = options.now()
     quarantine = _Quarantine(options.quarantine_folder, options.set_aside_bytes_max)
@@ -81,9 +81,9 @@ def replay(
         buffer.bury(gone, BAD_SECTOR, now, last_seq=in_buffer)
     saved = 0
     taken_at: list[float] = []
-    if stray:
+    if behind.last_seq:
         taken_at += [row.timestamp for row in stray]
-        saved += buffer.insert(stray, last_seq=behind.last_seq, durable=True)  # before a checkpoint empties the log
+        saved += buffer.insert(stray, last_seq=behind.last_seq, durable=True)
     if any(seen.records for seen in ours):
         buffer.checkpoint()  # what earlier starts that were killed left in the log would come on top
     for seen in ours:
@@ -93,6 +93,7 @@ def replay(
             taken_at += [min(times), max(times)] if times else []
             saved += buffer.insert(stroke, last_seq=seen.last_seq)
     buffer.recount(last_seq, checked=not buffer_set_aside)
+    forget_log(options.db_path)
     if buffer.checkpoint():
         for seen in ours:
             seen.path.unlink(missing_ok=True)

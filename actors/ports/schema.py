@@ -70,6 +70,14 @@ SELECT found.id FROM part CROSS JOIN main.prediction_buffer AS found ON found.id
 LIMIT ?2
 """
 """The numbers of the rows with an image's name, at most so many, by way of the index by image."""
+HIGHEST = """
+SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM prediction_buffer
+UNION ALL SELECT max(to_seq) FROM buffer_losses WHERE reason != ?
+UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'
+"""
+"""The highest numbers that any table speaks of, tombstones with one reason apart: SQLite has no checksums, so one
+witness is not enough.
+"""
 
 
 def is_stream(stream_id: object, crc: object) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from actors.messages import Books, Entry, Fate, Outcome, Stream
 from actors.ports.aside import Aside
-from actors.ports.behind import read_log
+from actors.ports.behind import take_log
 from actors.ports.buffer import Buffer
 from actors.ports.front import Front
 from actors.ports.journal import Journal, orphans, scan, session
@@ -75,7 +75,7 @@ class Store:
         """Open or create the store, replay what earlier sessions left, and be ready to accept."""
         lock_fd = lock(options)
         try:
-            log = read_log(options.db_path)  # closing a database that turns out to be damaged removes it
+            log = take_log(options.db_path)
             try:
                 return cls._open(device_id, options, lock_fd, log)
             except BufferDamaged:  # this shows only when it is read: now it is set aside from the start

@@ -149,7 +149,7 @@ class Device:
         given_up = host.coverage.lost_from_memory[host.name] - self._given_up
         host.books.stopped[host.lives] = dropped + given_up
         if well and host.drive.life in self._stores:  # else nothing was opened that could be flushed
-            check_flushed(host.drive)
+            check_flushed(host.drive, host.books)
         if well and given_up and not (self._full or host.nearly_full):
             raise Violation(f"G1: {given_up} are lost from memory, and the disk is well")
         if self.converged:

@@ -96,6 +96,29 @@ async def test_full_disk_is_in_trouble_until_it_takes_predictions_again(
         writer.stop()
 
 
+async def test_trouble_that_was_none_of_room_ends_with_the_next_look_also_on_a_disk_with_little_room(
+    folder, autojump_clock, monkeypatch
+):
+    """Somebody's own `sqlite3` held the database for a moment, say."""
+
+    def refuse(*_: object) -> None:
+        raise DiskTrouble("database is locked")
+
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder)
+        await writer.log(body())
+        monkeypatch.setattr("actors.ports.reserve.os.statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "accept_in_journal", refuse)
+            await writer.log(body(1))
+            assert writer.books.value.trouble == "database is locked"
+        _, kept = [writer.stored.receive_nowait() for _ in range(2)]
+        await writer.control.send(Outcome(Fate.SENT, (kept.seq,)))  # so that there is nothing to save
+        await trio.sleep(3)
+        assert writer.books.value.trouble == ""
+        writer.stop()
+
+
 async def test_account_that_the_disk_does_not_let_read_is_trouble_and_not_the_end(folder, autojump_clock, monkeypatch):
     usual, refused = Buffer.oldest_pending_at, True
 

@@ -1,17 +1,23 @@
 """Flip bits in SQLite's write-ahead log: it ends where a checksum does not hold, and nothing accepted is lost."""
 
+import contextlib
 import shutil
 import sqlite3
 from collections import Counter
+from typing import Any
 
+import google_crc32c
 import pytest
 
-from actors.ports import buffer
+from actors.messages import Entry
+from actors.ports import buffer, replay
 from actors.ports.journal import Journal, orphans
+from actors.ports.opening import DiskTrouble
 from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.sqlite import BufferUnwritable
 from chaos.sim.platter import lay_out
-from tests.storage.fixtures import start
+from tests.storage.child import entries
+from tests.storage.fixtures import reopen, start
 from tests.storage.test_segment_flips import accepted, flipped, left_by_a_kill
 
 RECORDS, FLUSHES = 10, 6
@@ -64,17 +70,18 @@ def test_checkpoint_leaves_the_patience_with_other_processes_as_it_was(folder, m
     database.close()
 
 
-def left_in_the_log_alone(folder, monkeypatch, groups):
+def left_in_the_log_alone(folder, monkeypatch, groups, *, before=RECORDS, group=GROUP):
     """Without the journal, on a disk that is too full for a checkpoint, SQLite's log alone holds what was accepted."""
 
     def no_room(self, *, wait=False):
         raise BufferUnwritable("database or disk is full")
 
     def build(store, told, place):
-        accepted(store, told, "before", RECORDS)
+        if before:
+            accepted(store, told, "before", before)
         monkeypatch.setattr(buffer.Buffer, "checkpoint", no_room)
         for number in range(groups):
-            accepted(store, told, f"t{number}", GROUP)
+            accepted(store, told, f"t{number}", group)
         monkeypatch.undo()
         assert not orphans(place / "buffer-journal")
 
@@ -134,3 +141,88 @@ def test_predictions_that_were_rolled_back_do_not_come_back_from_the_log(folder)
     found = start(folder / "hit")
     told.check(found)
     assert found.next_seq == RECORDS + 1
+
+
+def test_name_of_an_image_that_looks_like_a_prediction_is_none(folder):
+    """Whoever names a file could else send the numbers off to where they end."""
+    payload = b'{"seq":9000000000000000000,"image_id":"%d","timestamp":1.0}'
+    made = ((payload % salt, google_crc32c.value(payload % salt).to_bytes(4, "big")) for salt in range(100_000))
+    name = next(body + crc for body, crc in made if crc.isascii() and crc.decode().isprintable()).decode()
+
+    def build(store, told, place):
+        (one,) = entries("t", 0, 1)
+        (record,) = store.accept([Entry(name, one.timestamp, one.body)])
+        told.note("ack", {record.seq: google_crc32c.value(record.payload)})
+        assert store.flush_if_writable()
+
+    state, told = left_by_a_kill(folder, build)
+    assert name.encode() in (state["buffer.db-wal"] or b"")
+    lay_out(state, folder / "hit")
+    found = start(folder / "hit")
+    told.check(found)
+    assert (found.next_seq, len(found.pending)) == (2, 1)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_bit_in_the_log_of_the_very_first_predictions(folder, monkeypatch, before):
+    """SQLite stores the numbers 0 and 1 without a byte of their own."""
+    state, told = left_in_the_log_alone(folder, monkeypatch, 1, before=before, group=1)
+    log = state["buffer.db-wal"]
+    assert log
+    for at in range(0, len(log), STRIDE):
+        place = folder / "hit"
+        lay_out(state | {"buffer.db-wal": flipped(log, at, at % 8)}, place)
+        told.check(start(place), hit=frozenset(told.payloads))
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("fails", ["insert", "bury", "_take_bad_bytes"])
+def test_start_that_fails_leaves_what_stands_behind_the_log_for_the_next_one(folder, monkeypatch, groups, fails):
+    """A disk that is still full, say: the first connection that closes would take the log with it."""
+    state, told = left_in_the_log_alone(folder, monkeypatch, groups)
+    log = state["buffer.db-wal"]
+    assert log
+    room = replay._Quarantine if fails == "_take_bad_bytes" else buffer.Buffer
+
+    def full(*_: object, **__: object) -> None:
+        raise BufferUnwritable("database or disk is full")
+
+    for at in range(100, len(log), 10 * STRIDE):
+        place = folder / "hit"
+        torn = {"buffer-journal/00000000000000000099-00.jsonl": b"torn"}
+        lay_out(state | torn | {"buffer.db-wal": flipped(log, at, at % 8)}, place)
+        with monkeypatch.context() as patch, contextlib.suppress(DiskTrouble):
+            patch.setattr(room, fails, full)
+            reopen(place).close()
+        told.check(start(place), hit=frozenset(told.payloads))
+        assert not (place / "buffer.db-wal.kept").exists()
+        shutil.rmtree(place)
+
+
+def test_start_that_is_killed_leaves_what_stands_behind_the_log_for_the_next_one(folder, monkeypatch):
+    """At the moment of the insert: SQLite has begun to write over the log by then."""
+    state, told = left_in_the_log_alone(folder, monkeypatch, 3)
+    log = state["buffer.db-wal"]
+    assert log
+    killed = folder / "killed"
+    usual = buffer.Buffer.insert
+
+    def copied(*given: Any, **more: Any) -> int:
+        if not killed.exists():
+            shutil.copytree(folder / "hit", killed)
+        return usual(*given, **more)
+
+    seen = 0
+    for at in range(0, len(log), 5 * STRIDE):
+        place = folder / "hit"
+        lay_out(state | {"buffer.db-wal": flipped(log, at, at % 8)}, place)
+        with monkeypatch.context() as patch:
+            patch.setattr(buffer.Buffer, "insert", copied)
+            reopen(place).close()
+        if killed.exists():
+            told.check(start(killed), hit=frozenset(told.payloads))
+            shutil.rmtree(killed)
+            seen += 1
+        shutil.rmtree(place)
+    assert seen > 10

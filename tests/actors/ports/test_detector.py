@@ -155,6 +155,8 @@ def test_the_session_has_one_thread_that_sleeps_when_idle_and_the_library_is_lef
         ),
         # As a setting gives it, which is a path.
         (Path("https://example.com/m.onnx"), "MODEL_PATH https:/example.com/m.onnx is an address"),
+        (Path("HTTPS://example.com/m.onnx"), "MODEL_PATH HTTPS:/example.com/m.onnx is an address"),
+        (Path("s3://models/m.onnx"), "MODEL_PATH s3:/models/m.onnx is an address"),
         ("ul://someone/model", "MODEL_PATH ul://someone/model is an address, and nothing is downloaded"),
     ],
 )
