@@ -56,7 +56,7 @@ FAULTS = {
     ),
 }
 POINTS_MIN = 150
-CALLS_OF_A_START = 80
+CALLS_OF_A_START = 91
 """So many, and the first page is read: all that is set aside is set aside by then."""
 
 
