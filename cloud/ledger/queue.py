@@ -9,7 +9,7 @@ import trio
 
 from cloud import wire
 from cloud.ledger import Batch, LedgerBusy, LedgerUnavailable
-from cloud.ledger.pieces import joined, pieces_of
+from cloud.ledger.pieces import PIECE_RECORDS_MAX, joined, pieces_of
 
 GROUP_BATCHES_MAX = 128
 """How many waiting requests share one commit."""
@@ -48,14 +48,21 @@ class _Waiting:
 def next_group(line: Sequence[_Waiting], *, after_large: bool) -> list[_Waiting]:
     """Who of those that wait has a piece in the next commit.
 
-    One large batch at most, and none right after another while small ones wait. So these wait for one piece, and the
-    large ones for one commit of small ones.
+    As much of large ones as a piece may be, and none right after others while small ones wait. So these wait for one
+    piece, and the large ones for one commit of small ones.
     """
     small = [waiting for waiting in line if not waiting.large][:GROUP_BATCHES_MAX]
     if small and after_large:
         return small
-    large = next((waiting for waiting in line if waiting.large), None)
-    return [*small, large] if large else small
+    large: list[_Waiting] = []
+    records = 0
+    for waiting in line:
+        if waiting.large:
+            records += len(waiting.left[0].records)
+            if large and records > PIECE_RECORDS_MAX:
+                break
+            large.append(waiting)
+    return [*small, *large]
 
 
 @attrs.define(eq=False)

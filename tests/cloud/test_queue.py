@@ -83,9 +83,16 @@ async def played(
         (["large"], [(1, 1500)] * 3),
         (["large", "small"], [(2, 1501), (1, 1500), (1, 1500)]),
         (["large", "large"], [(1, 1500)] * 6),
+        (["middling"] * 5, [(2, 2000), (2, 2000), (1, 1000)]),
         (["small"] * 3, [(3, 3)]),
     ],
-    ids=["alone", "a small one beside it goes with its first piece", "one after the other", "small ones together"],
+    ids=[
+        "alone",
+        "a small one beside it goes with its first piece",
+        "one after the other",
+        "as many as one piece would be",
+        "small ones together",
+    ],
 )
 async def test_a_large_batch_is_stored_in_pieces_and_small_ones_share_a_commit(autojump_clock, came, commits):
     assert await turns([(0.0, kind) for kind in came]) == commits
@@ -125,7 +132,7 @@ async def test_what_fails_in_the_middle_is_not_confirmed_and_not_stored_twice_wh
 async def turns(came: Sequence[tuple[float, str]], *, commit_s: float = 0.0) -> list[tuple[int, int]]:
     """Of each commit how many batches and how many predictions it had, where batches came at such times."""
     seen: list[tuple[int, int]] = []
-    sizes = {"small": 1, "large": 2 * PIECE_RECORDS_MAX + 500}
+    sizes = {"small": 1, "middling": PIECE_RECORDS_MAX // 2, "large": 2 * PIECE_RECORDS_MAX + 500}
     queue = CommitQueue(100, 10_000_000)
 
     async def commit(batches: Sequence[Batch]) -> list[wire.Answer]:
