@@ -43,8 +43,8 @@ SWEEP_ROWS_MAX = 500
 SHORT_CHARS_MAX = 1_000
 """Longer lists of classes are not remembered: a thousand of the longest would take hundreds of megabytes."""
 NUMBER_BITS = 63
-BATCH_BITS = 10
-"""Numbers of one batch follow each other: it has at most 2^10 records."""
+BATCH_BITS = wire.RECORDS_TAKEN_MAX.bit_length()
+"""Numbers of one batch follow each other, and it has no more records than this holds."""
 
 _COPY = """COPY predictions (edge_device_id, stream_id, seq, number, timestamp, received_at, late, defect_detected,
     model_name, model_version, classes, payload) FROM STDIN"""
