@@ -1,8 +1,9 @@
-"""The ledger in PostgreSQL, for any number of replicas: each commits all that waits with it in one transaction."""
+"""The ledger in PostgreSQL, for any number of replicas: each commits all that waits with it in few transactions."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,14 +14,16 @@ import trio
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from cloud import wire
-from cloud.ledger import Batch, LedgerUnavailable, LedgerUnusable, postgres_read, postgres_write
+from cloud.ledger import Batch, LedgerBusy, LedgerUnavailable, LedgerUnusable, postgres_read, postgres_write
 from cloud.ledger.desk import Desk
 from cloud.ledger.lane import RunSync, thread_lane
 from cloud.ledger.postgres_schema import Connection, days_ahead, drop_days, make_days, migrate
-from cloud.ledger.queue import CLOSE_S_MAX, CommitQueue
+from cloud.ledger.queue import CLOSE_S_MAX, GATHER_RECORDS_MAX, CommitQueue
 
 READERS = 4
 """Reads at a time, each with a connection and a thread of its own; others wait."""
+WRITERS = 2
+"""Commits at a time. More than half of a large one's time is the server's, so another is prepared meanwhile."""
 CONNECT_S_MAX = 5
 """How long one attempt to connect may take."""
 START_S_MAX = 15.0
@@ -53,7 +56,52 @@ class _Transactions:
 
 @attrs.define(eq=False)
 class PostgresLedger(Desk[Connection]):
-    """**Synopsis:** `async with open_postgres(url) as ledger: answer = await ledger.ingest(batch)`."""
+    """**Synopsis:** `async with open_postgres(url) as ledger: answer = await ledger.ingest(batch)`.
+
+    Small batches share commits in one queue. Large ones of two devices are stored beside each other, one in that queue
+    and one in `_beside`; those of one device would only wait for its row in the database.
+    """
+
+    _beside: CommitQueue = attrs.field(kw_only=True)
+    _waiting_max: int = attrs.field(kw_only=True)
+    _large: dict[CommitQueue, Counter[str]] = attrs.field(init=False)
+    """How many large batches of each device wait in each queue."""
+
+    def __attrs_post_init__(self) -> None:
+        self._large = {self._beside: Counter(), self._queue: Counter()}
+
+    @property
+    def busy(self) -> bool:
+        """Whether `ingest` would be turned away now."""
+        return any(queue.busy for queue in self._large) or self._waiting >= self._waiting_max
+
+    @property
+    def _waiting(self) -> int:
+        return sum(queue.waiting for queue in self._large)
+
+    @property
+    def commits(self) -> int:
+        """Transactions that stored something since the ledger was opened."""
+        return sum(queue.commits for queue in self._large)
+
+    async def ingest(self, batch: Batch) -> wire.Answer:
+        """Queue the batch and answer after the commit that holds it."""
+        if self.busy:
+            raise LedgerBusy(retry_after_s=1)
+        if len(batch.records) <= GATHER_RECORDS_MAX:
+            return await self._queue.ingest(batch)
+        with self._place(batch.device_id) as queue:
+            return await queue.ingest(batch)
+
+    @contextmanager
+    def _place(self, device_id: str) -> Iterator[CommitQueue]:
+        """Where a large batch waits: with those of its device, else where the fewest do."""
+        queue = min(self._large, key=lambda queue: (not self._large[queue][device_id], queue.waiting))
+        self._large[queue][device_id] += 1
+        try:
+            yield queue
+        finally:
+            self._large[queue] -= Counter([device_id])
 
     async def commit(self, batches: Sequence[Batch]) -> list[wire.Answer]:
         """Store them in one transaction."""
@@ -129,13 +177,14 @@ def _open(url: str, shown: str, now: float) -> ConnectionPool[Connection]:
         "autocommit": True,
         "connect_timeout": CONNECT_S_MAX,
         "application_name": "holdfast",
+        "client_encoding": "utf8",
         "options": f"-c statement_timeout={STATEMENT_S_MAX}s -c timezone=UTC",
     }
     pool = ConnectionPool[Connection](
         url,
         min_size=1,
-        # The readers, the writer, and who asks whether it answers.
-        max_size=READERS + 2,
+        # The readers, the writers, and who asks whether it answers.
+        max_size=READERS + WRITERS + 1,
         open=False,
         check=ConnectionPool.check_connection,
         reconnect_timeout=CONNECT_S_MAX,
@@ -188,18 +237,22 @@ async def open_postgres(
     opening = thread_lane()
     pool = await opening(_open, url, shown, now())
     try:
-        queue = CommitQueue(waiting_max, waiting_bytes_max)
+        queue, beside = (CommitQueue(waiting_max, waiting_bytes_max // WRITERS) for _ in range(WRITERS))
         ledger = PostgresLedger(
             postgres_read,
-            _Transactions(thread_lane(), pool, _transact),
+            _Transactions(thread_lane(WRITERS), pool, _transact),
             _Transactions(thread_lane(READERS), pool, _snapshot),
             _Transactions(thread_lane(), pool, _snapshot),
             queue,
             now,
             reads_max,
+            beside=beside,
+            waiting_max=waiting_max,
         )
-        async with ledger.serving(retention_s, sweep_interval_s):
-            yield ledger
+        with trio.CancelScope() as scope:
+            async with beside.serving(ledger.commit), ledger.serving(retention_s, sweep_interval_s):
+                yield ledger
+                scope.deadline = trio.current_time() + CLOSE_S_MAX
     finally:
         with trio.move_on_after(CLOSE_S_MAX, shield=True):
             await opening(pool.close)

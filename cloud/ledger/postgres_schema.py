@@ -5,7 +5,7 @@ Every key begins with the device, and nothing is numbered by a sequence, so `cre
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ from cloud.ledger import LedgerUnusable
 from cloud.ledger.rollups import COLUMNS
 
 DAY_S = 86_400
+_FIRST_DAY = date(1970, 1, 1).toordinal()
 DAYS_AHEAD = 7
 """How many days' partitions are made before their day comes."""
 SCHEMA_LOCK = 0x686F6C64
@@ -181,8 +182,7 @@ DAYS = (
 
 def days_of(found: Iterable[tuple[Any, ...]]) -> set[int]:
     """The days that have a partition, out of what `DAYS` found."""
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    return {(datetime.strptime(str(name)[-8:], "%Y%m%d").replace(tzinfo=UTC) - epoch).days for (name,) in found}
+    return {date.fromisoformat(str(name)[-8:]).toordinal() - _FIRST_DAY for (name,) in found}
 
 
 def _name(day: int) -> sql.Identifier:

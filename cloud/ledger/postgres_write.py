@@ -5,13 +5,10 @@ other, and never for each other crosswise. Whatever is decided then is decided i
 in by one COPY.
 """
 
-import functools
 import hashlib
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import psycopg
 
 from cloud import wire
@@ -30,6 +27,7 @@ from cloud.ledger.plan import (
     rollups_of,
     unseen,
 )
+from cloud.ledger.postgres_copy import COPY, END, HEAD, rows_of
 from cloud.ledger.postgres_schema import DAYS, Connection, day_of, days_of, make_days, rows
 from cloud.ledger.postgres_text import pack, unpack
 from cloud.ledger.ranges import Span
@@ -40,14 +38,6 @@ Rollups = Mapping[tuple[str, Key], Rollup]
 
 SWEEP_ROWS_MAX = 500
 """One stroke of a clean-up; requests are committed between strokes."""
-SHORT_CHARS_MAX = 1_000
-"""Longer lists of classes are not remembered: a thousand of the longest would take hundreds of megabytes."""
-NUMBER_BITS = 63
-BATCH_BITS = wire.RECORDS_TAKEN_MAX.bit_length()
-"""Numbers of one batch follow each other, and it has no more records than this holds."""
-
-_COPY = """COPY predictions (edge_device_id, stream_id, seq, number, timestamp, received_at, late, defect_detected,
-    model_name, model_version, classes, payload) FROM STDIN"""
 _COUNTERS = ("last_seq", "stored", "explained", "unnumbered", "duplicates", "conflicts", "rejected")
 _COUNT = f"""UPDATE streams SET last_seq = greatest(last_seq, %s),
     {", ".join(f"{name} = {name} + %s" for name in _COUNTERS[1:])} WHERE edge_device_id = %s AND stream_id = %s"""  # noqa: S608
@@ -173,36 +163,12 @@ def _keep_aside(db: Connection, conflict: Contradiction) -> int:
 
 def _copy(db: Connection, plans: Sequence[Plan]) -> Rollups:
     """Store what is new; the sums of it are made while the server still works."""
-    with db.cursor() as cursor, cursor.copy(_COPY) as copy:
+    with db.cursor() as cursor, cursor.copy(COPY) as copy:
+        copy.write(HEAD)
         for plan in plans:
-            batch = plan.batch
-            device, stream = pack(plan.key.edge_device_id), pack(plan.key.stream_id)
-            number = secrets.randbits(NUMBER_BITS - BATCH_BITS) << BATCH_BITS
-            for record in plan.fresh:
-                number += 1
-                copy.write_row(
-                    (
-                        device, stream, record.seq, number, record.timestamp, batch.received_at, batch.late,
-                        record.defect_detected, pack(record.model_name), pack(record.model_version),
-                        _classes(record.classes), record.payload,
-                    )
-                )  # fmt: skip
+            copy.write(rows_of(plan))
+        copy.write(END)
         return rollups_of(plans)
-
-
-def _classes(text: str | None) -> str | None:
-    """The array as PostgreSQL writes it: made anew for each row, it cost a third of the COPY."""
-    if text is None:
-        return None
-    return _short_array(text) if len(text) <= SHORT_CHARS_MAX else _array(text)
-
-
-def _array(text: str) -> str:
-    names = (pack(name).replace("\\", r"\\").replace('"', r"\"") for name in msgspec.json.decode(text, type=list[str]))
-    return "{" + ",".join(f'"{name}"' for name in names) + "}"
-
-
-_short_array = functools.lru_cache(maxsize=1024)(_array)
 
 
 def _add_rollups(cursor: Cursor, rollups: Rollups) -> None:

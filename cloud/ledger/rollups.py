@@ -1,9 +1,9 @@
 """What many predictions come to: counts, lateness and a histogram, summed per hour as they are stored."""
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple, Self
 
 import attrs
@@ -159,16 +159,17 @@ def _sum(group: Sequence[Record], received_at: float) -> tuple[Rollup, Rollup]:
 
 def _count(group: Sequence[Record]) -> Rollup:
     """All sums but those of lateness."""
-    times = [record.inference_time_ms for record in group]
-    if max(times) > INFERENCE_MS_MAX:
+    times = sorted([record.inference_time_ms for record in group])
+    if times[-1] > INFERENCE_MS_MAX:
         times = [min(time, INFERENCE_MS_MAX) for time in times]
     sums = Rollup(
         predictions=len(group),
         defects=sum([record.defect_detected for record in group]),
         inference_sum_ms=sum(times),
     )
-    for place, count in Counter([bisect_left(BOUNDS_MS, time) for time in times]).items():
-        sums.inference_counts[place] = count
+    first, last = bisect_left(BOUNDS_MS, times[0]), bisect_left(BOUNDS_MS, times[-1])
+    ends = [0, *(bisect_right(times, bound) for bound in BOUNDS_MS[first:last]), len(times)]
+    sums.inference_counts[first : last + 1] = [end - start for start, end in pairwise(ends)]
     return sums
 
 

@@ -1,7 +1,10 @@
-"""What only a server can do to a ledger: go away, come back, and be shared."""
+"""What only a server can do to a ledger: go away, come back, be shared, and work on two commits at a time."""
 
+import threading
 from functools import partial
 
+import attrs
+import msgspec
 import psycopg
 import pytest
 import trio
@@ -9,14 +12,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.postgres import postgres
-from cloud.ledger import Cursor, LedgerUnavailable, LedgerUnusable, Query, postgres_read, postgres_write
+from cloud.ledger import (
+    Batch,
+    Cursor,
+    LedgerBusy,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Query,
+    postgres_read,
+    postgres_write,
+)
 from cloud.ledger.postgres import _open, open_postgres
 from cloud.ledger.postgres_schema import DAYS_AHEAD, STEPS, day_of, stored_days
 from cloud.ledger.postgres_text import pack, unpack
+from cloud.ledger.queue import GATHER_RECORDS_MAX
 from tests.cloud.world import NOON, batch
 from tests.places import MEMORY_DISK
 
 DAY = 86_400.0
+
+
+def large(number: int, *, device: str = "cam") -> Batch:
+    """One that is stored beside others; each number stands for other predictions."""
+    size = GATHER_RECORDS_MAX + 1
+    return batch(*range(number * size + 1, (number + 1) * size + 1), device=device)
 
 
 @given(st.text(alphabet="\0\1\2a"), st.text(alphabet="\0\1\2a"))
@@ -88,22 +107,132 @@ async def test_a_transaction_that_the_server_gave_up_for_another_one_is_begun_an
         assert (await ledger.stats()).total.total_predictions == 2
 
 
-async def test_replicas_that_store_for_the_same_devices_crosswise_do_not_deadlock(database):
+@pytest.mark.parametrize("size", [1, GATHER_RECORDS_MAX + 1], ids=["small", "large"])
+async def test_replicas_that_store_for_the_same_devices_crosswise_do_not_deadlock(database, size):
     async def send(ledger, order):
         for n in range(1, 9):
             async with trio.open_nursery() as nursery:
                 for device in order:
-                    nursery.start_soon(ledger.ingest, batch(n, n + 1, device=device))
+                    seqs = range((n - 1) * size + 1, (n + 1) * size + 1)
+                    nursery.start_soon(ledger.ingest, batch(*seqs, device=device))
 
     devices = [f"cam{n}" for n in range(6)]
     async with open_postgres(database, now=lambda: NOON) as one, open_postgres(database, now=lambda: NOON) as other:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, one, devices)
             nursery.start_soon(send, other, devices[::-1])
-        assert (await one.stats()).total.total_predictions == 6 * 9
+        assert (await one.stats()).total.total_predictions == 6 * 9 * size
         with psycopg.connect(database) as db:
             seen = db.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
     assert seen == (0,)
+
+
+async def test_large_batches_of_two_devices_are_stored_at_the_same_time(database, monkeypatch):
+    real, both = postgres_write.ingest_all, threading.Barrier(2, timeout=30)
+
+    def meet(db, batches):
+        both.wait()
+        return real(db, batches)
+
+    monkeypatch.setattr(postgres_write, "ingest_all", meet)
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        for number in range(3):
+            async with trio.open_nursery() as nursery:
+                for device in ("cam", "other"):
+                    nursery.start_soon(ledger.ingest, large(number, device=device))
+        assert ledger.commits == 6
+        for device in ("cam", "other"):
+            (audit,) = await ledger.audit(device) or ()
+            assert (audit.stored, audit.missing, audit.duplicates) == (3 * (GATHER_RECORDS_MAX + 1), 0, 0)
+
+
+async def test_large_batches_of_one_device_follow_each_other(database, monkeypatch):
+    """At the same time one would only wait for the other's row, and keep others from being stored."""
+    real, seen = postgres_write.ingest_all, []
+    under_way: set[str] = set()
+
+    def note(db, batches):
+        devices = {batch.device_id for batch in batches}
+        seen.append(devices & under_way)
+        under_way.update(devices)
+        answers = real(db, batches)
+        under_way.difference_update(devices)
+        return answers
+
+    monkeypatch.setattr(postgres_write, "ingest_all", note)
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                for device in ("cam", "other", "third"):
+                    nursery.start_soon(ledger.ingest, large(number, device=device))
+        assert (await ledger.stats()).total.total_predictions == 18 * (GATHER_RECORDS_MAX + 1)
+    assert seen == [set()] * len(seen)
+
+
+async def test_batches_that_wait_beside_each_other_are_bounded_together(database):
+    async with open_postgres(database, now=lambda: NOON, waiting_max=3) as ledger:
+        async with trio.open_nursery() as nursery:
+            for waiting in (large(0), large(0, device="other"), batch(1, device="third")):
+                nursery.start_soon(ledger.ingest, waiting)
+            while not ledger.busy:
+                await trio.lowlevel.checkpoint()
+            with pytest.raises(LedgerBusy):
+                await ledger.ingest(large(0, device="fourth"))
+        assert not ledger.busy
+
+
+async def test_closing_stores_what_waits_beside_each_other(database):
+    async with trio.open_nursery() as nursery, open_postgres(database, now=lambda: NOON) as ledger:
+        for number in range(3):
+            for device in ("cam", "other"):
+                nursery.start_soon(ledger.ingest, large(number, device=device))
+        while not ledger.commits:
+            await trio.lowlevel.checkpoint()
+    async with open_postgres(database, now=lambda: NOON) as ledger:
+        assert (await ledger.stats()).total.total_predictions == 6 * (GATHER_RECORDS_MAX + 1)
+
+
+async def test_a_store_that_hangs_holds_up_a_close_once_and_not_for_each_commit(database, monkeypatch):
+    both, released = threading.Barrier(3, timeout=30), threading.Event()
+
+    def hang(db, batches):
+        both.wait()
+        released.wait()
+        raise psycopg.OperationalError("it hung")
+
+    async def ask(ledger, device):
+        with pytest.raises(LedgerUnavailable):
+            await ledger.ingest(large(1, device=device))
+
+    monkeypatch.setattr(postgres_write, "ingest_all", hang)
+    monkeypatch.setattr("cloud.ledger.postgres.CLOSE_S_MAX", 0.1)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            # The queues' own bounds, one after the other, would be longer than this test may take.
+            monkeypatch.setattr("cloud.ledger.queue.CLOSE_S_MAX", 20.0)
+            async with open_postgres(database, now=lambda: NOON) as ledger:
+                for device in ("cam", "other"):
+                    nursery.start_soon(ask, ledger, device)
+                await trio.to_thread.run_sync(both.wait)
+    released.set()
+
+
+async def test_whatever_a_prediction_says_comes_back_as_it_went_whatever_the_database_keeps_text_in(server):
+    with psycopg.connect(server.url(), autocommit=True) as db:
+        db.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    odd = 'a\t\n\\N"{},\\. \r\xe4'
+    async with open_postgres(server.url("latin"), now=lambda: NOON) as ledger:
+        sent = batch(1, None, device=odd, model_name=odd, classes=msgspec.json.encode([odd, "z"]).decode())
+        records = tuple(record._replace(payload=odd + record.payload) for record in sent.records)
+        await ledger.ingest(attrs.evolve(sent, records=records))
+        await ledger.ingest(batch(2, device=odd, timestamp=NOON + 1))
+        page = await ledger.predictions(Query(edge_device_id=odd))
+        assert [item.payload for item in page.items[1:]] in (
+            [record.payload for record in records], [record.payload for record in records[::-1]],
+        )  # fmt: skip
+        assert {item.edge_device_id for item in page.items} == {odd}
+        for asked in (Query(class_name=odd), Query(class_name="z"), Query(model_name=odd)):
+            assert len((await ledger.predictions(asked)).items) == 2
 
 
 async def test_days_are_made_ahead_and_those_past_retention_are_dropped_whole(database):
