@@ -44,6 +44,9 @@ def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) ->
     """What holds of every life that has stopped in order; how many accepted ones it says to have turned away later."""
     if leaked := handles_below(drive.folder):
         raise Violation(f"G6: handles are left open: {leaked}")
+    aside = sorted(path.name for path in drive.folder.glob("buffer.db.corrupt-*"))
+    if aside and not books.database_hit:
+        raise Violation(f"G5: no bit of the database has flipped, and it was set aside: {aside}")
     mine = [made for made in books.made.values() if made.life == lives]
     away = sum(made.turned_away for made in mine)
     unsure = sum(made.in_memory or not made.answered for made in mine)
