@@ -69,7 +69,7 @@ def read_bare(folder: str) -> float:
     with contextlib.closing(sqlite3.connect(Path(folder) / "buffer.db")) as connection:
         began, cursor, count = time.perf_counter(), 0, 0
         while page := connection.execute(
-            "SELECT id, CAST(prediction_data AS BLOB) FROM prediction_buffer WHERE status = 'pending' AND id > ?"
+            "SELECT id, CAST(prediction_data AS BLOB) FROM buffer_predictions WHERE status = 'pending' AND id > ?"
             " ORDER BY id LIMIT ?",
             (cursor, PAGE),
         ).fetchall():

@@ -69,7 +69,7 @@ async def bad_sector(world: World) -> Gaps:
     async with world.device() as device:
         await device.log_many(predictions(9))
     with closing(sqlite3.connect(world.folder / "buffer.db")) as db, db:
-        db.execute("UPDATE prediction_buffer SET prediction_data = replace(prediction_data, '.0', '.9') WHERE id > 7")
+        db.execute("UPDATE buffer_predictions SET prediction_data = replace(prediction_data, '.0', '.9') WHERE id > 7")
     world.wire.up = True
     async with world.device() as device:
         await all_home(device)
@@ -98,7 +98,7 @@ async def quarantined_and_dropped(world: World) -> Gaps:
         "replace(prediction_data, '\"inference_time_ms\":1.5', '\"inference_time_ms\":-1.5'), payload_crc32c = NULL"
     )
     with closing(sqlite3.connect(world.folder / "buffer.db")) as db, db:
-        db.execute(f"UPDATE prediction_buffer SET prediction_data = {change} WHERE id = 5")
+        db.execute(f"UPDATE buffer_predictions SET prediction_data = {change} WHERE id = 5")
     world.wire.up = True
     async with world.device() as device:
         await all_home(device)
@@ -166,7 +166,7 @@ async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
             salvage, "loose_payloads", lambda _: (_ for _ in ())
         )  # what stood there before is gone, too
         with closing(sqlite3.connect(self.path)) as db, db:
-            changed = "UPDATE prediction_buffer SET prediction_data = replace(prediction_data, '.0', '.9')"
+            changed = "UPDATE buffer_predictions SET prediction_data = replace(prediction_data, '.0', '.9')"
             db.execute(f"{changed} WHERE id IN (2, 3)")
         raise BufferDamaged("database disk image is malformed")
 
@@ -174,7 +174,7 @@ async def test_a_loss_that_shows_while_nothing_is_pending_is_told_by_itself(
     async with world.device() as device:
         await device.log_many(predictions(5))
     with closing(sqlite3.connect(world.folder / "buffer.db")) as db, db:
-        db.execute("UPDATE prediction_buffer SET status = 'failed', last_error = 'refused'")
+        db.execute("UPDATE buffer_predictions SET status = 'failed', last_error = 'refused'")
     world.wire.up = True
     async with world.device() as device:
         await trio.sleep(60)

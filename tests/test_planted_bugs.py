@@ -17,6 +17,7 @@ from actors.messages import Fate, LinkState
 from actors.ports import disk, pages, replay, rows, tombstones
 from actors.ports import store as store_module
 from actors.ports.buffer import Buffer
+from actors.ports.confirmed import Confirmed
 from actors.ports.front import Front
 from actors.ports.journal import Closed, Journal
 from actors.ports.replay import Recovered, Replayed
@@ -245,12 +246,23 @@ def clean_up_takes_pending_rows(patch):
     def greedy(buffer_, count_max, *, sent_before):
         with buffer_._transaction() as connection:
             return connection.execute(
-                "DELETE FROM prediction_buffer WHERE id IN (SELECT id FROM prediction_buffer"
+                "DELETE FROM buffer_predictions WHERE id IN (SELECT id FROM buffer_predictions"
                 " WHERE status != 'failed' ORDER BY id LIMIT ?)",
                 (count_max,),
             ).rowcount
 
     patch.setattr(Buffer, "delete_sent", greedy)
+
+
+@bug(Fault.OUTAGE)
+def what_stands_behind_a_range_of_the_confirmed_is_passed_over(patch):
+    gaps = Confirmed.gaps
+
+    def hasty(confirmed, above):
+        for low, high in gaps(confirmed, above):
+            yield low + (low != above), high
+
+    patch.setattr(Confirmed, "gaps", hasty)
 
 
 @bug(Fault.SECOND_SIGNAL)
@@ -312,7 +324,7 @@ def upgrade_begins_anew(patch):
         (version,) = buffer_._connection.execute("PRAGMA user_version").fetchone()
         migrate(buffer_)
         if version == 1:
-            buffer_._connection.execute("DELETE FROM prediction_buffer")
+            buffer_._connection.execute("DELETE FROM buffer_predictions")
 
     patch.setattr(Buffer, "_migrate", fresh)
 

@@ -74,7 +74,7 @@ def list_(
 ) -> None:
     """List rows, the newest first."""
     with looking(settings) as reading:
-        chosen = [among(status), reading.of_image(image) if image else ""]
+        chosen = [reading.of_status(status) if status else "", reading.of_image(image) if image else ""]
         found = reading.rows(where, among=" AND ".join(filter(None, chosen)), count_max=limit, newest=not oldest)
     table = [("ID", "STATUS", "IMAGE", "TAKEN", "SENT", "TRIES", "LAST ERROR")]
     table += [
@@ -128,7 +128,7 @@ def export(settings: Settings, *, as_json: bool, status: str | None, where: str,
     """
     written = 0
     with looking(settings) as reading:
-        lines = reading.export(where, among=among(status))
+        lines = reading.export(where, among=reading.of_status(status) if status else "")
         if output is None:
             for line in lines:
                 sys.stdout.buffer.write(line)
@@ -167,8 +167,3 @@ def damaged(reading: Reading) -> list[str]:
         return []
     some = ", ".join(str(seq) for seq in reading.damaged[:10])
     return [f"{count(len(reading.damaged), 'row')} left out, changed on the disk since accepted: {some}"]
-
-
-def among(status: str | None) -> str:
-    """The condition that `--status` makes."""
-    return f"status = '{status}'" if status else ""

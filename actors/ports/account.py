@@ -8,9 +8,11 @@ import attrs
 
 from actors.messages import Stream
 from actors.ports.buffer import ranges
+from actors.ports.confirmed import read_whole
 from actors.ports.journal import scan_all
 from actors.ports.names import read_names
 from actors.ports.opening import NoBooks, journal_folder
+from actors.ports.schema import rows_table
 
 Span = tuple[int, int]
 """A range of numbers, both ends included."""
@@ -39,10 +41,14 @@ def read_account(db_path: Path) -> Account:
     segments = scan_all(journal_folder(db_path))
     try:
         with contextlib.closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True)) as connection:
+            connection.execute("BEGIN")  # all of it as it stands at one moment: a device may be at work
             stream_id, made_as, last_seq = connection.execute(
                 "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
             ).fetchone()
-            waiting, quarantined = (_islands(connection, status) for status in ("pending", "failed"))
+            table = rows_table(connection)
+            waiting, quarantined = (_islands(connection, table, status) for status in ("pending", "failed"))
+            confirmed, _ = read_whole(connection)
+            waiting = [part for span in waiting for part in confirmed.free(*span)]
             given_up = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
     except (sqlite3.Error, TypeError) as exc:
         raise NoBooks(
@@ -58,10 +64,9 @@ def read_account(db_path: Path) -> Account:
     )
 
 
-def _islands(connection: sqlite3.Connection, status: str) -> list[tuple[int, int]]:
+def _islands(connection: sqlite3.Connection, table: str, status: str) -> list[tuple[int, int]]:
     """The numbers of all rows in a status, as ranges: numbers that run on differ from their row number by the same."""
     return connection.execute(
-        "SELECT min(id), max(id) FROM (SELECT id, id - row_number() OVER (ORDER BY id) AS island"
-        " FROM prediction_buffer WHERE status = ?) GROUP BY island ORDER BY 1",
-        (status,),
+        "SELECT min(id), max(id) FROM (SELECT id, id - row_number() OVER (ORDER BY id) AS island"  # noqa: S608
+        f" FROM {table} WHERE status = '{status}') GROUP BY island ORDER BY 1"
     ).fetchall()

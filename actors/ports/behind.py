@@ -18,7 +18,7 @@ import msgspec
 
 from actors.ports.private import sync_folder, write_private
 from actors.ports.rows import Row, row_of
-from actors.ports.schema import HIGHEST
+from actors.ports.schema import HIGHEST, ROWS, ROWS_BEFORE, rows_table
 
 LOG_BYTES_MAX = 64 * 1024 * 1024
 """A larger log is not looked into, for the memory it would take. One gets there only where somebody else's `sqlite3`
@@ -33,6 +33,8 @@ _ROW_BYTES_MAX = _PAGE_BYTES - 35
 _SMALL_BYTES = 64
 """A row of the sequence is smaller."""
 _INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
+_OUR_SEQUENCE = (ROWS.encode(), ROWS_BEFORE.encode())
+"""By which names SQLite's sequence counts our rows."""
 
 
 @attrs.frozen
@@ -83,7 +85,7 @@ def _highest_read(db_path: Path) -> int:
     """The highest number that SQLite knows of; 0 where it can't tell. Only reading, it leaves the log alone."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(db_path.absolute()))}?mode=ro", uri=True)) as reading:
-            found = reading.execute(HIGHEST, ("",)).fetchall()
+            found = reading.execute(HIGHEST.format(rows=rows_table(reading)), ("",)).fetchall()
     except (sqlite3.Error, UnicodeDecodeError):
         return 0
     return max((seq for (seq,) in found if isinstance(seq, int)), default=0)
@@ -96,7 +98,7 @@ def look_behind(log: bytes, *, above: int, now: float) -> Behind:
     for number in range(_committed(log)):
         start = _LOG_HEAD_BYTES + number * _FRAME_BYTES + _FRAME_HEAD_BYTES
         for columns in _rows_on(log[start : start + _PAGE_BYTES], above):
-            if len(columns) == 2 and columns[0] == b"prediction_buffer":
+            if len(columns) == 2 and columns[0] in _OUR_SEQUENCE:
                 told = columns[1]
                 if isinstance(told, int) and told > last_seq and told > above and _is_sound(log, number):
                     last_seq = told

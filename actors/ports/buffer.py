@@ -1,9 +1,9 @@
-"""The buffer: the SQLite table `prediction_buffer`, the queue of record.
+"""The buffer: the SQLite table `buffer_predictions`, the queue of record.
 
-The table is the users' contract: they read it with `sqlite3`, `sqlite-utils` or Datasette. SQLite runs in WAL mode with
-`synchronous=NORMAL`: a power cut may take its last commits, never its integrity, and the journal still has the rows
-(`store.py` holds the rules of the two together). While the journal is out of service, `durable=True` makes an insert an
-fsync instead.
+The view of it, `prediction_buffer`, is the users' contract: they read it with `sqlite3`, `sqlite-utils` or Datasette.
+SQLite runs in WAL mode with `synchronous=NORMAL`: a power cut may take its last commits, never its integrity, and the
+journal still has the rows (`store.py` holds the rules of the two together). While the journal is out of service,
+`durable=True` makes an insert an fsync instead.
 """
 
 import os
@@ -16,10 +16,12 @@ import attrs
 import google_crc32c
 import sqlite_utils
 
+from actors.ports import marks
+from actors.ports.confirmed import read_confirmed
 from actors.ports.counts import check_counts, recount
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
-from actors.ports.schema import HIGHEST, MIGRATIONS, is_stream, is_tombstone
+from actors.ports.schema import HIGHEST, MIGRATIONS, ROWS, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
@@ -29,7 +31,7 @@ from cloud.wire import RECORDS_TAKEN_MAX, Loss
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
 _CACHE_KIB = 8 * 1024
-"""Enough that the pages of all batches that may be on their way are still there when they are marked."""
+"""Enough that a page of the backlog, and what is written beside it, finds its pages there."""
 
 
 @attrs.frozen
@@ -63,6 +65,8 @@ class Buffer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._none_below = 0
+        """No number up to here is pending: a look for the oldest begins behind it."""
         # An empty file is an empty database, and SQLite gives its companions the mode of the first.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
@@ -81,6 +85,7 @@ class Buffer:
                 self._connection.execute("PRAGMA journal_size_limit = 0")
                 self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 self._migrate()
+                self._confirmed = read_confirmed(self._connection)
         except (BufferDamaged, BufferUnwritable):
             self._connection.close()
             raise
@@ -90,6 +95,8 @@ class Buffer:
         if not 0 <= version <= len(MIGRATIONS):
             raise BufferDamaged(f"{self.path}: its format is {version}; this reads up to {len(MIGRATIONS)}")
         database = sqlite_utils.Database(self._connection)
+        # A view of the operator's on `prediction_buffer` is about what is called so, not about what it was once.
+        self._connection.execute("PRAGMA legacy_alter_table = ON")
         for number in range(version, len(MIGRATIONS)):
             database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
 
@@ -112,8 +119,8 @@ class Buffer:
                 (stream_id, google_crc32c.value(stream_id.encode()), device_id, now),
             )
             connection.execute(
-                "INSERT INTO sqlite_sequence SELECT 'prediction_buffer', 0"
-                " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'prediction_buffer')"
+                f"INSERT INTO sqlite_sequence SELECT '{ROWS}', 0"  # noqa: S608 - a name of our own, here and below
+                f" WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{ROWS}')"
             )
 
     def totals(self) -> Totals:
@@ -129,7 +136,7 @@ class Buffer:
     def highest_seq(self, *, without: str = "") -> int:
         """The highest number that anything in here speaks of; tombstones with the reason `without` are not asked."""
         with named_errors():
-            witnesses = self._connection.execute(HIGHEST, (without,)).fetchall()
+            witnesses = self._connection.execute(HIGHEST.format(rows=ROWS), (without,)).fetchall()
         return max((seq for (seq,) in witnesses if isinstance(seq, int)), default=0)
 
     def count(self, status: str) -> int:
@@ -137,14 +144,14 @@ class Buffer:
         assert status in ("pending", "failed")
         with named_errors():
             row = self._connection.execute(
-                f"SELECT count(*) FROM prediction_buffer WHERE status = '{status}'"  # noqa: S608
+                f"SELECT count(*) FROM buffer_predictions WHERE status = '{status}'"  # noqa: S608
             ).fetchone()
-        return int(row[0])
+        return int(row[0]) - (self._confirmed.count if status == "pending" else 0)
 
     def known(self, first: int, last: int) -> set[int]:
         """Which numbers from `first` to `last` have a row."""
         with named_errors():
-            rows = self._connection.execute("SELECT id FROM prediction_buffer WHERE id BETWEEN ? AND ?", (first, last))
+            rows = self._connection.execute("SELECT id FROM buffer_predictions WHERE id BETWEEN ? AND ?", (first, last))
             return {seq for (seq,) in rows}
 
     def buried(self, first: int, last: int) -> set[int]:
@@ -159,11 +166,17 @@ class Buffer:
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending row was accepted."""
         with named_errors():
-            row = self._connection.execute(
-                "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' AND typeof(buffered_at) = 'real'"
-                " ORDER BY id LIMIT 1"
-            ).fetchone()
-        return None if row is None else float(row[0])
+            oldest = marks.oldest_pending(self._connection, self._confirmed, self._none_below, 1)
+            self._none_below = oldest[0] - 1 if oldest else max(self._none_below, self._highest_row())
+            for bounds in self._confirmed.gaps(self._none_below):
+                row = self._connection.execute(
+                    "SELECT buffered_at FROM buffer_predictions WHERE status = 'pending' AND id > ? AND id < ?"
+                    " AND typeof(buffered_at) = 'real' ORDER BY id LIMIT 1",
+                    bounds,
+                ).fetchone()
+                if row is not None:
+                    return float(row[0])
+        return None
 
     def insert(self, rows: Sequence[Row], *, last_seq: int, unwritten_sent: int = 0, durable: bool = False) -> int:
         """Put rows in, skipping numbers that are there already; says how many were new.
@@ -183,23 +196,18 @@ class Buffer:
                 (added + unwritten_sent, sent, failed),
             )
             _raise_last_seq(connection, last_seq)
+        if rows and min(rows[0].seq, rows[-1].seq) <= self._none_below:
+            self._none_below = 0
         return added
 
     def mark_sent(self, seqs: Seqs, now: float) -> int:
-        """Pending (or quarantined and tried again) rows are confirmed; says how many."""
+        """Pending rows are confirmed; says how many were."""
         if not seqs:
             return 0
         with self._transaction() as connection:
-            marked = sum(
-                connection.execute(
-                    # By their numbers: through the index of what is pending, which changes under it, takes two passes.
-                    "UPDATE prediction_buffer NOT INDEXED SET status = 'sent', sent_at = ?, last_error = NULL"
-                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
-                    (now, first, last),
-                ).rowcount
-                for first, last in seqs.spans
-            )
-            connection.execute("UPDATE buffer_metadata SET total_sent = total_sent + ?", (marked,))
+            marked, ranges_new = marks.mark_sent(connection, self._confirmed, seqs, now)
+        for first, last in ranges_new:
+            self._confirmed.add(first, last)
         return marked
 
     def mark_failed(self, seqs: Seqs, error: str) -> int:
@@ -207,43 +215,34 @@ class Buffer:
         if not seqs:
             return 0
         with self._transaction() as connection:
-            marked = sum(
-                connection.execute(
-                    "UPDATE prediction_buffer SET status = 'failed', last_error = ?"
-                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
-                    (error, first, last),
-                ).rowcount
-                for first, last in seqs.spans
-            )
-            connection.execute("UPDATE buffer_metadata SET total_failed = total_failed + ?", (marked,))
-        return marked
+            return marks.mark_failed(connection, self._confirmed, seqs, error)
 
     def mark_retried(self, seqs: Seqs, error: str) -> None:
         """An attempt failed; the rows stay pending."""
         if not seqs:
             return
         with self._transaction() as connection:
-            for first, last in seqs.spans:
-                connection.execute(
-                    "UPDATE prediction_buffer SET retry_count = retry_count + 1, last_error = ?"
-                    " WHERE id BETWEEN ? AND ? AND status = 'pending'",
-                    (error, first, last),
-                )
+            marks.mark_retried(connection, self._confirmed, seqs, error)
 
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
         """A page of pending predictions (`pages.py`); empty if there is none. `PayloadsChanged`."""
+        after = after if newest else max(after, self._none_below)
         with named_errors():
-            return read_page(self._connection, after, min(records_max, RECORDS_TAKEN_MAX), bytes_max, newest=newest)
+            page = read_page(
+                self._connection, self._confirmed, after, min(records_max, RECORDS_TAKEN_MAX), bytes_max, newest=newest
+            )
+        if not newest and after == self._none_below:
+            self._none_below = page.seqs[0] - 1 if page else max(after, self._highest_row())
+        return page
+
+    def _highest_row(self) -> int:
+        with named_errors():
+            return self._connection.execute("SELECT max(id) FROM buffer_predictions").fetchone()[0] or 0
 
     def evict(self, count: int, reason: str, now: float) -> int:
         """Drop the oldest pending rows and leave a tombstone for their numbers, in one transaction."""
         with self._transaction() as connection:
-            seqs = [
-                row[0]
-                for row in connection.execute(
-                    "SELECT id FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT ?", (count,)
-                )
-            ]
+            seqs = marks.oldest_pending(connection, self._confirmed, self._none_below, count)
             if bury_pending(connection, ranges(seqs), reason, now) < len(seqs):
                 raise BufferDamaged(f"{self.path}: what is pending by its index is not so by its rows")
             connection.execute("UPDATE buffer_metadata SET total_evicted = total_evicted + ?", (len(seqs),))
@@ -274,9 +273,10 @@ class Buffer:
         with self._transaction() as connection:
             return sum(
                 connection.execute(
-                    "DELETE FROM prediction_buffer WHERE status = 'pending' AND id BETWEEN ? AND ?", grave
+                    "DELETE FROM buffer_predictions WHERE status = 'pending' AND id BETWEEN ? AND ?", part
                 ).rowcount
                 for grave in connection.execute("SELECT from_seq, to_seq FROM buffer_losses").fetchall()
+                for part in self._confirmed.free(*grave)
             )
 
     def check_counts(self, last_seq: int) -> None:
@@ -316,11 +316,10 @@ class Buffer:
     def delete_sent(self, count_max: int, *, sent_before: float) -> int:
         """One small stroke of clean-up: the oldest sent rows confirmed before the given time."""
         with self._transaction() as connection:
-            return connection.execute(
-                "DELETE FROM prediction_buffer WHERE id IN (SELECT id FROM prediction_buffer"
-                " WHERE status = 'sent' AND sent_at < ? ORDER BY id LIMIT ?)",
-                (sent_before, count_max),
-            ).rowcount
+            gone, ranges_gone = marks.delete_sent(connection, self._confirmed, count_max, sent_before)
+        for span in ranges_gone:
+            self._confirmed.cut(*span)
+        return gone
 
     def note_cleanup(self, now: float) -> None:
         """Remember when the last clean-up ran to its end."""
@@ -358,7 +357,10 @@ class Buffer:
         with named_errors():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction() as connection:
-            return change(connection)
+            done = change(connection)
+            confirmed = read_confirmed(connection)
+        self._confirmed, self._none_below = confirmed, 0
+        return done
 
     def wal_bytes(self) -> int:
         """How large the write-ahead log is."""
@@ -381,7 +383,7 @@ def _raise_last_seq(connection: sqlite3.Connection, last_seq: int) -> None:
     a number that was confirmed before it was written here has no row that would speak of it.
     """
     connection.execute("UPDATE buffer_metadata SET last_seq = ? WHERE last_seq < ?", (last_seq, last_seq))
-    sequence = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'prediction_buffer' AND seq < ?"
+    sequence = f"UPDATE sqlite_sequence SET seq = ? WHERE name = '{ROWS}' AND seq < ?"  # noqa: S608
     connection.execute(sequence, (last_seq, last_seq))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import attrs
 
 from actors.ports.buffer import Buffer, ranges
+from actors.ports.confirmed import read_confirmed, retract
 from actors.ports.opening import BufferFull
 from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
@@ -72,7 +73,7 @@ def pieces(spans: Sequence[tuple[int, int]], numbers_max: int) -> Iterator[tuple
 def _reset_failed(spans: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> Done:
     changed = sum(
         connection.execute(
-            "UPDATE prediction_buffer SET status = 'pending', retry_count = 0, last_error = NULL"
+            "UPDATE buffer_predictions SET status = 'pending', retry_count = 0, last_error = NULL"
             " WHERE id BETWEEN ? AND ? AND status = 'failed'",
             span,
         ).rowcount
@@ -84,12 +85,14 @@ def _reset_failed(spans: Sequence[tuple[int, int]], connection: sqlite3.Connecti
 def _replay(spans: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> Done:
     changed = sum(
         connection.execute(
-            "UPDATE prediction_buffer SET status = 'pending', sent_at = NULL"
+            "UPDATE buffer_predictions SET status = 'pending', sent_at = NULL"
             " WHERE id BETWEEN ? AND ? AND status = 'sent'",
             span,
         ).rowcount
         for span in spans
     )
+    # What a range confirms says 'pending' by itself.
+    changed += sum(retract(connection, first, last) for first, last in spans)
     _uncount_sent(changed, connection)
     return Done(changed=changed)
 
@@ -97,16 +100,18 @@ def _replay(spans: Sequence[tuple[int, int]], connection: sqlite3.Connection) ->
 def _discard(
     spans: Sequence[tuple[int, int]], in_flight: Collection[int], now: float, connection: sqlite3.Connection
 ) -> Done:
+    confirmed = read_confirmed(connection)
     found = {
         seq
-        for span in spans
+        for first, last in spans
+        for span in confirmed.free(first, last)
         for (seq,) in connection.execute(
-            "SELECT id FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status IN ('pending', 'failed')", span
+            "SELECT id FROM buffer_predictions WHERE id BETWEEN ? AND ? AND status IN ('pending', 'failed')", span
         )
     }
     free = found - set(in_flight)
     for first, last in ranges(free):
-        connection.execute("DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ?", (first, last))
+        connection.execute("DELETE FROM buffer_predictions WHERE id BETWEEN ? AND ?", (first, last))
         bury_range(connection, first, last, DISCARDED, now)
     return Done(changed=len(free), in_flight=len(found) - len(free))
 

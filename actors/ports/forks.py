@@ -10,6 +10,7 @@ from functools import partial
 import google_crc32c
 
 from actors.ports.buffer import Buffer
+from actors.ports.confirmed import read_confirmed
 from actors.ports.opening import DiskTrouble
 from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.store import Store
@@ -24,7 +25,7 @@ def renumber(store: Store, seqs: Seqs) -> int:
     If the current stream is the one with the double, a new one begins: what is accepted from now on is safe from it.
     """
     with store.mutex:
-        return store.amend(partial(_renumber, store, seqs)).changed
+        return store.amend(partial(_renumber, store, seqs), numbers=True).changed
 
 
 def _renumber(store: Store, seqs: Seqs, buffer: Buffer, now: float) -> Done:
@@ -38,12 +39,14 @@ def _renumber(store: Store, seqs: Seqs, buffer: Buffer, now: float) -> Done:
 
 
 def _copy(seqs: Seqs, next_seq: int, now: float, connection: sqlite3.Connection) -> Done:
+    confirmed = read_confirmed(connection)
     rows = [
         row
-        for span in seqs.spans
+        for first, last in seqs.spans
+        for span in confirmed.free(first, last)
         for *row, checksum in connection.execute(
             "SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, payload_crc32c"
-            " FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending' ORDER BY id",
+            " FROM buffer_predictions WHERE id BETWEEN ? AND ? AND status = 'pending' ORDER BY id",
             span,
         )
         if checksum in (None, google_crc32c.value(row[1]))  # a changed one must not get a checksum that agrees
@@ -52,7 +55,7 @@ def _copy(seqs: Seqs, next_seq: int, now: float, connection: sqlite3.Connection)
         again = number_payload(new, b"{" + payload[len(SEQ_HEAD % old) :])
         insert_rows(connection, [fresh_row(new, again, *columns)])
         connection.execute(
-            "UPDATE prediction_buffer SET status = 'sent', sent_at = ?, last_error = ? WHERE id = ?",
+            "UPDATE buffer_predictions SET status = 'sent', sent_at = ?, last_error = ? WHERE id = ?",
             (now, f"the cloud has another prediction under this number; this one goes out as {new}", old),
         )
     connection.execute(

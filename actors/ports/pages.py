@@ -12,18 +12,19 @@ import attrs
 import google_crc32c
 import msgspec
 
+from actors.ports.confirmed import Confirmed
 from actors.ports.sqlite import BufferDamaged
 from actors.seqs import Payloads, Seqs, Stored, joined, payloads_of, seqs_of
 from cloud.wire import SEQ_HEAD, SEQ_MAX, join_payloads
 
 CHUNK_RECORDS = 100
 """A page is read in pieces of so many: the largest records there are then make 25 MiB, not 250."""
-_OLDEST = "SELECT id FROM prediction_buffer WHERE status = 'pending' AND id > ? ORDER BY id LIMIT ?"
-_NEWEST = "SELECT id FROM prediction_buffer WHERE status = 'pending' AND id < ? ORDER BY id DESC LIMIT ?"
+_OLDEST = "SELECT id FROM buffer_predictions WHERE status = 'pending' AND id > ? AND id < ? ORDER BY id LIMIT ?"
+_NEWEST = "SELECT id FROM buffer_predictions WHERE status = 'pending' AND id > ? AND id < ? ORDER BY id DESC LIMIT ?"
 _TURNED = f"SELECT id FROM ({_NEWEST}) ORDER BY id"  # noqa: S608 - both halves stand above
 _ROWS = (
     "SELECT listed.id, row.prediction_data, row.payload_crc32c, row.status"
-    " FROM ({}) AS listed LEFT JOIN prediction_buffer AS row NOT INDEXED ON row.id = listed.id"
+    " FROM ({}) AS listed LEFT JOIN buffer_predictions AS row NOT INDEXED ON row.id = listed.id"
 )
 """The index lists, and each row is asked as well: one that is pending by its index alone would be so for ever."""
 _JOINED = (
@@ -53,7 +54,7 @@ class PayloadsChanged(Exception):
 
 
 def read_page(
-    connection: sqlite3.Connection, after: int, records_max: int, bytes_max: int, *, newest: bool
+    connection: sqlite3.Connection, confirmed: Confirmed, after: int, records_max: int, bytes_max: int, *, newest: bool
 ) -> Payloads:
     """Pending predictions, their numbers in order; at least one if there is any. `PayloadsChanged`, `BufferDamaged`.
 
@@ -62,36 +63,66 @@ def read_page(
     The oldest with numbers above `after`; with `newest` the newest ones below it (0: from the end).
     """
     pieces: list[Payloads] = []
-    left, room, at, inner, ordered = records_max, bytes_max, after, _OLDEST, _OLDEST
-    if newest:
-        at, inner, ordered = after or SEQ_MAX, _NEWEST, _TURNED
-    while left > 0:
-        some = (at, min(left, CHUNK_RECORDS))
-        count, waiting, first, last, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
-        if not count:
-            break
-        if waiting != count or (last >= at if newest else first <= at):
-            raise BufferDamaged(f"the index lists rows from {first} to {last} as waiting or as next, and some are not")
-        # A line each: JSON has no line break within a text, and none at all as it is written here.
-        lines = lines or b""
-        payloads = lines.split(b"\n")
-        sound = len(payloads) == count and _listed(map(google_crc32c.value, payloads)) == checksums
-        if not sound and (changed := _changed(connection, inner, some)):
-            raise PayloadsChanged(changed)
-        seqs = Seqs([(first, last)])
-        if last - first + 1 != count:
-            seqs = _in_order([seq for (seq,) in connection.execute(_NUMBERS.format(ordered), some)])
-        sound = sound and _numbered(payloads, seqs)
-        if len(lines) > room and pieces:
-            break
-        if sound and len(lines) <= room:
-            pieces.append(Payloads(seqs, join_payloads(payloads), tuple(map(len, payloads))))
-        else:  # perhaps fewer of them fit, and the first one does in any case; or one has a line break in it
-            pieces.append(_singly(connection, inner, some, room))
-            if len(pieces[-1]) < count:
+    left, room = records_max, bytes_max
+    gaps = confirmed.gaps_down(after or SEQ_MAX) if newest else confirmed.gaps(after)
+    for low, high in gaps:
+        while left > 0 and low + 1 < high:
+            asked = min(left, CHUNK_RECORDS)
+            found = _read_chunk(connection, (low, high, asked), room, first=not pieces, newest=newest)
+            if not found.count:
                 break
-        left, room, at = left - count, room - len(lines), first if newest else last
+            pieces.append(found.payloads)
+            if len(found.payloads) < found.count:
+                left = 0
+                break
+            left, room = left - found.count, room - found.size
+            if newest:
+                high = found.payloads.seqs[0]  # noqa: PLW2901 - what is left of the gap
+            else:
+                low = found.payloads.seqs[-1]  # noqa: PLW2901 - likewise
+            if found.count < asked:
+                break
+        if left <= 0:
+            break
     return joined(pieces[::-1] if newest else pieces)
+
+
+@attrs.frozen
+class _Chunk:
+    """What was read of a page at once: so many rows were listed, and as many of their payloads as fit are here."""
+
+    count: int
+    size: int = 0
+    payloads: Payloads = attrs.field(factory=Payloads)
+
+
+def _read_chunk(
+    connection: sqlite3.Connection, some: tuple[int, int, int], room: int, *, first: bool, newest: bool
+) -> _Chunk:
+    """The rows between two numbers, at most so many; of the `first` chunk of a page at least one fits."""
+    low, high, _ = some
+    inner, ordered = (_NEWEST, _TURNED) if newest else (_OLDEST, _OLDEST)
+    count, waiting, lowest, highest, lines, checksums = connection.execute(_JOINED.format(ordered), some).fetchone()
+    if not count:
+        return _Chunk(0)
+    if waiting != count or lowest <= low or highest >= high:
+        raise BufferDamaged(f"the index lists rows from {lowest} to {highest} as waiting or as next, and some are not")
+    # A line each: JSON has no line break within a text, and none at all as it is written here.
+    lines = lines or b""
+    payloads = lines.split(b"\n")
+    sound = len(payloads) == count and _listed(map(google_crc32c.value, payloads)) == checksums
+    if not sound and (changed := _changed(connection, inner, some)):
+        raise PayloadsChanged(changed)
+    seqs = Seqs([(lowest, highest)])
+    if highest - lowest + 1 != count:
+        seqs = _in_order([seq for (seq,) in connection.execute(_NUMBERS.format(ordered), some)])
+    sound = sound and _numbered(payloads, seqs)
+    if len(lines) > room and not first:
+        return _Chunk(count)
+    if sound and len(lines) <= room:
+        return _Chunk(count, len(lines), Payloads(seqs, join_payloads(payloads), tuple(map(len, payloads))))
+    # Perhaps fewer of them fit, and the first one does in any case; or one has a line break in it.
+    return _Chunk(count, len(lines), _singly(connection, inner, some, room))
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -116,7 +147,7 @@ def _in_order(numbers: Sequence[int]) -> Seqs:
     return seqs_of(numbers)
 
 
-def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int], bytes_max: int) -> Payloads:
+def _singly(connection: sqlite3.Connection, inner: str, some: tuple[int, int, int], bytes_max: int) -> Payloads:
     """As many of a chunk as fit, and one in any case."""
     page: list[Stored] = []
     size = 0
@@ -144,7 +175,7 @@ def _number_in(payload: bytes) -> int | None:
         return None
 
 
-def _changed(connection: sqlite3.Connection, inner: str, some: tuple[int, int]) -> list[Changed]:
+def _changed(connection: sqlite3.Connection, inner: str, some: tuple[int, int, int]) -> list[Changed]:
     """Those of a chunk that differ from their checksum; one without (of an older version) goes unchecked."""
     rows = [(seq, payload or b"", told) for seq, payload, told in connection.execute(_SINGLY.format(inner), some)]
     return [

@@ -1,7 +1,8 @@
 """What became of predictions, in portions that can be written down without passing the cap.
 
-A fate is written into the row, so SQLite writes the whole row again: what many batches confirm at once, after a disk
-that took nothing for a while, would be as much of a write-ahead log as all their payloads, and one transaction.
+Where a fate is written into the row, SQLite writes the whole row again (numbers that run on are confirmed by a range,
+`confirmed.py`, but they need not run on): what many batches confirm at once, after a disk that took nothing for a
+while, would be as much of a write-ahead log as all their payloads, and one transaction.
 """
 
 from collections.abc import Iterator, Sequence

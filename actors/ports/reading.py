@@ -17,15 +17,17 @@ import google_crc32c
 import msgspec
 
 from actors.ports.aside import folder_bytes
+from actors.ports.confirmed import read_whole
 from actors.ports.journal import scan_all
 from actors.ports.opening import NoBooks, journal_folder
 from actors.ports.rows import rows_of
-from actors.ports.schema import BY_IMAGE, OF_IMAGE
+from actors.ports.schema import BY_IMAGE, OF_IMAGE, ROWS, rows_table
 
 COLUMNS = ("id", "status", "image_id", "timestamp", "buffered_at", "sent_at", "retry_count", "last_error")
 NUMBERS_MAX = 1_000
-"""Rows of one image that are asked for by their numbers; where there are more, all rows are read."""
+"""Rows of one image, or in quarantine, that are asked for by their numbers; where there are more, all rows are read."""
 STATUSES = ("pending", "sent", "failed")
+_CONFIRMED = "SELECT coalesce(sum(to_seq - from_seq + 1), 0) FROM main.buffer_confirmed"
 _PAYLOAD = ("ifnull(CAST(prediction_data AS BLOB), x'') AS payload", "payload_crc32c")
 _VIEW = """
 CREATE TEMP TABLE journal_rows (id INTEGER PRIMARY KEY, prediction_data TEXT, image_id TEXT, timestamp REAL,
@@ -78,12 +80,23 @@ class Reading:
         in_journal = "SELECT id FROM temp.journal_rows WHERE image_id = ?1 LIMIT ?2"
         with _named(self.db_path):
             if self._connection.execute("SELECT 1 FROM main.sqlite_master WHERE name = ?", (BY_IMAGE,)).fetchone():
-                asked = (image_id, NUMBERS_MAX + 1)
-                found = [seq for by in (OF_IMAGE, in_journal) for (seq,) in self._connection.execute(by, asked)]
+                asked, in_rows = (image_id, NUMBERS_MAX + 1), OF_IMAGE.format(rows=rows_table(self._connection))
+                found = [seq for by in (in_rows, in_journal) for (seq,) in self._connection.execute(by, asked)]
                 if len(found) <= NUMBERS_MAX:
                     return f"id IN ({', '.join(map(str, found))})"
         name = image_id.replace("'", "''")
         return f"image_id = '{name}'"
+
+    def of_status(self, status: str) -> str:
+        """The condition (`among`) for the rows in a status: those in quarantine, unless many, by their index."""
+        if status == "failed":
+            with _named(self.db_path):
+                table = rows_table(self._connection)
+                refused = f"SELECT id FROM main.{table} WHERE status = 'failed' LIMIT {NUMBERS_MAX + 1}"  # noqa: S608
+                found = self._connection.execute(refused).fetchall()
+            if len(found) <= NUMBERS_MAX:
+                return f"id IN ({', '.join(str(seq) for (seq,) in found)})"
+        return f"status = '{status}'"
 
     def one(self, seq: int) -> dict[str, Any] | None:
         """A row with its prediction; None if it is not there."""
@@ -131,13 +144,16 @@ class Reading:
 
     def stats(self) -> dict[str, Any]:
         """The figures of the buffer. Sizes are bytes, times are seconds since 1970, counts are predictions."""
-        counts = dict.fromkeys(STATUSES, 0)
-        # Counted in the table itself: its indexes make that quick.
-        for status in STATUSES:
-            query = f"SELECT count(*) FROM main.prediction_buffer WHERE status = '{status}'"  # noqa: S608
-            counts[status] = self._one(query)[0]
-        counts["pending"] += self.in_journal
-        oldest = self._one("SELECT min(buffered_at) FROM prediction_buffer WHERE status = 'pending'")[0]
+        with _named(self.db_path):
+            table = rows_table(self._connection)
+        # Counted in the table itself, whose indexes make that quick, and all in one look: a device may be at work.
+        confirmed = _CONFIRMED if table == ROWS else "0"
+        each = [f"(SELECT count(*) FROM main.{table} WHERE status = '{status}')" for status in STATUSES]  # noqa: S608
+        *found, by_ranges = self._one(f"SELECT {', '.join(each)}, ({confirmed})")
+        counts = dict(zip(STATUSES, found, strict=True))
+        counts["pending"] += self.in_journal - by_ranges
+        counts["sent"] += by_ranges
+        oldest = self._oldest_pending_at(table)
         first, last = self._one("SELECT min(timestamp), max(timestamp) FROM prediction_buffer")
         buffered, sent, evicted, created_at, last_cleanup = self._one(
             "SELECT total_buffered, total_sent, total_evicted, created_at, last_cleanup FROM main.buffer_metadata"
@@ -170,6 +186,14 @@ class Reading:
             "quarantine_bytes": folder_bytes(self.db_path.with_name(self.db_path.stem + "-quarantine")),
         }
 
+    def _oldest_pending_at(self, table: str) -> float | None:
+        with _named(self.db_path):
+            confirmed, _ = read_whole(self._connection)
+            waiting = f"SELECT min(buffered_at) FROM main.{table} WHERE status = 'pending' AND id > ? AND id < ?"  # noqa: S608
+            found = [self._connection.execute(waiting, bounds).fetchone()[0] for bounds in confirmed.gaps(0)]
+            found += self._connection.execute("SELECT min(buffered_at) FROM temp.journal_rows").fetchone()
+        return min((at for at in found if isinstance(at, float)), default=None)
+
     def problems(self) -> list[str]:
         """What SQLite and the payloads say of damage; empty when all is well. Reads the whole file."""
         try:
@@ -189,6 +213,8 @@ class Reading:
                 )
                 if google_crc32c.value(payload) != checksum
             ][:20]
+            bad = read_whole(self._connection)[1]
+            broken += [f"{bad} ranges of what is confirmed are not what was written"] * (bad > 0)
         except sqlite3.DatabaseError as exc:
             return [str(exc)]
         return [line for line in found if line != "ok"] + broken

@@ -1,4 +1,4 @@
-"""Rows of `prediction_buffer`, and the quick way to put many of them in."""
+"""Rows of `buffer_predictions`, and the quick way to put many of them in."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ _ALL = _FRESH + ", status, sent_at, retry_count, last_error"
 
 
 class Row(msgspec.Struct, gc=False):
-    """A row of `prediction_buffer`; `seq` is its `id`, times are seconds since 1970.
+    """A row of `buffer_predictions`; `seq` is its `id`, times are seconds since 1970.
 
     `crc32c` is of the payload as it was accepted.
     """
@@ -52,7 +52,7 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
 def _insert(
     connection: sqlite3.Connection, columns: str, values_of: Callable[[Row], tuple[object, ...]], rows: Sequence[Row]
 ) -> int:
-    head = f"INSERT OR IGNORE INTO prediction_buffer ({columns}) VALUES "  # noqa: S608
+    head = f"INSERT OR IGNORE INTO buffer_predictions ({columns}) VALUES "  # noqa: S608
     one = f"({', '.join('?' for _ in columns.split(','))})"
     added = 0
     for start in range(0, len(rows), ROWS_A_STATEMENT):

@@ -4,6 +4,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import google_crc32c
 import msgspec
 
 from actors.ports.buffer import Buffer, ranges
+from actors.ports.confirmed import Confirmed, read_whole
 from actors.ports.first_page import mend_first_page
 from actors.ports.journal import Scan, orphans, scan
 from actors.ports.loose import loose_payloads
@@ -21,9 +23,10 @@ from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
 from actors.ports.replay import BAD_SECTOR, holes
 from actors.ports.rows import Row, row_of, rows_of
-from actors.ports.schema import is_stream, is_tombstone
+from actors.ports.schema import ROWS, ROWS_BEFORE, is_stream, is_tombstone, rows_table
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
-from actors.seqs import Span
+from actors.seqs import Seqs, Span
+from cloud.wire import SEQ_MAX
 
 FILL_ROWS = 1_000
 """Rows that are saved from a damaged database in one stroke: its million need not fit into memory."""
@@ -161,24 +164,28 @@ def fill(
     buffer.begin_stream(stream_id, device_id, options.now())
     buffer.insert([], last_seq=salvage.last_seq)
     # The first database that knows a row has it nearest to the truth; later ones are skipped by its number.
-    owed = list(salvage.owed)
+    owed, confirmed = list(salvage.owed), _confirmed(salvage.paths)
     for path in salvage.paths:
         with contextlib.closing(_salvaged_rows(path)) as rows:  # a disk that refuses must not leave it open
             while stroke := list(islice(rows, FILL_ROWS)):
                 mine = [row for row in stroke if row.status != "sent"]
-                good = [whole for row in mine if (whole := _whole(row, options.now()))]
+                whole = [whole for row in mine if (whole := _whole(row, options.now()))]
+                # By the number in the payload, which has a checksum.
+                good = [row for row in whole if row.status != "pending" or not confirmed.within(row.seq, row.seq)]
                 buffer.insert(good, last_seq=max([row.seq for row in good], default=0))
                 buffer.checkpoint()  # else the log of all of it lies beside the old database and the new one
-                if len(good) < len(mine):
+                if len(whole) < len(mine):
                     owed += ranges([row.seq for row in mine if 1 <= row.seq <= salvage.last_seq])
     for first, last, reason, lost_at in salvage.losses:
         # A tombstone has no checksum: a row that reads is the better witness.
-        there = buffer.known(first, last) | _sent(salvage.paths, first, last)
+        there = buffer.known(first, last) | _sent(salvage.paths, confirmed, first, last)
         buffer.bury(holes(there, first, last), reason, lost_at, last_seq=0)
     in_journal = {seq for seen in segments for seq, _ in seen.records}
-    if any(_missing(buffer, salvage.paths, owed, in_journal)):
-        _find_loose(buffer, salvage.paths, owed, in_journal, options.now())
-    for missing in _missing(buffer, salvage.paths, owed, in_journal):
+    missing_now = partial(_missing, buffer, salvage.paths, confirmed, owed, in_journal)
+    if any(missing_now()):
+        wanted = {seq for missing in missing_now() for seq in missing}
+        _find_loose(buffer, salvage.paths, wanted, options.now())
+    for missing in missing_now():
         buffer.bury(ranges(missing), BAD_SECTOR, options.now(), last_seq=0)
     buffer.checkpoint()
     damage_marker(options.db_path).unlink(missing_ok=True)
@@ -208,22 +215,19 @@ def replace(
 
 
 def _missing(
-    buffer: Buffer, paths: Sequence[Path], owed: Sequence[Span], in_journal: Collection[int]
+    buffer: Buffer, paths: Sequence[Path], confirmed: Confirmed, owed: Sequence[Span], in_journal: Collection[int]
 ) -> Iterator[list[int]]:
     """The numbers that were owed and are nowhere, and have no tombstone, a stroke at a time."""
     for first, last in owed:
         for start in range(first, last + 1, FILL_ROWS):
             end = min(start + FILL_ROWS - 1, last)
-            known = buffer.known(start, end) | buffer.buried(start, end) | _sent(paths, start, end)
+            known = buffer.known(start, end) | buffer.buried(start, end) | _sent(paths, confirmed, start, end)
             if missing := [seq for seq in range(start, end + 1) if seq not in known and seq not in in_journal]:
                 yield missing
 
 
-def _find_loose(
-    buffer: Buffer, paths: Sequence[Path], owed: Sequence[Span], in_journal: Collection[int], now: float
-) -> None:
+def _find_loose(buffer: Buffer, paths: Sequence[Path], wanted: Collection[int], now: float) -> None:
     """Save of the missing what still stands somewhere in the files, though nothing leads there any more."""
-    wanted = {seq for missing in _missing(buffer, paths, owed, in_journal) for seq in missing}
     for path in paths:
         with contextlib.closing(loose_payloads(path)) as payloads:
             rows = (_parsed(payload, now) for payload in payloads)
@@ -233,13 +237,33 @@ def _find_loose(
                 buffer.checkpoint()
 
 
-def _sent(paths: Iterable[Path], first: int, last: int) -> set[int]:
-    """The numbers from `first` to `last` whose rows say that they were sent: an index that still lists one is wrong."""
-    query = "SELECT id FROM prediction_buffer NOT INDEXED WHERE id BETWEEN ? AND ? AND status = 'sent'"
-    found: set[int] = set()
+def _sent(paths: Iterable[Path], confirmed: Confirmed, first: int, last: int) -> set[int]:
+    """The numbers from `first` to `last` that were sent, as their rows or a range say: an index that still lists one is
+    wrong.
+    """
+    found = set(Seqs(confirmed.within(first, last)))
     for path in paths:
         with contextlib.closing(sqlite3.connect(path)) as connection:
+            query = f"SELECT id FROM {_rows(connection)} NOT INDEXED WHERE id BETWEEN ? AND ? AND status = 'sent'"  # noqa: S608
             found.update(seq for (seq,) in _ask(connection, query, first, last))
+    return found
+
+
+def _rows(connection: sqlite3.Connection) -> str:
+    """The table of the rows."""
+    with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+        return rows_table(connection)
+    return ROWS
+
+
+def _confirmed(paths: Iterable[Path]) -> Confirmed:
+    """What the ranges that still are what was written say, all together."""
+    found = Confirmed()
+    for path in paths:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            for span in read_whole(connection)[0].within(1, SEQ_MAX):
+                for part in found.free(*span):
+                    found.add(*part)
     return found
 
 
@@ -260,17 +284,20 @@ def _read_books(path: Path) -> Salvage:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         books = _ask(connection, "SELECT stream_id, stream_crc32c, last_seq, total_sent FROM buffer_metadata")
         stream_id, crc32c, last_seq, sent = books[0] if books else (None, None, 0, 0)
-        sequence = _ask(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'")
-        sequence = sequence or _ask(connection, "SELECT max(id) FROM prediction_buffer NOT INDEXED")
+        table, (confirmed, _) = _rows(connection), read_whole(connection)
+        names = f"('{ROWS}', '{ROWS_BEFORE}')"
+        sequence = _ask(connection, f"SELECT seq FROM sqlite_sequence WHERE name IN {names}")  # noqa: S608
+        sequence = sequence or _ask(connection, f"SELECT max(id) FROM {table} NOT INDEXED")  # noqa: S608
         tombstones = _ask(connection, "SELECT from_seq, to_seq, reason, lost_at, confirmed_at FROM buffer_losses")
         graves = [grave for grave in tombstones if is_tombstone(*grave[:3])]
-        owed = [span for status in ("pending", "failed") for span in _numbers(connection, status)]
+        listed = [span for status in ("pending", "failed") for span in _numbers(connection, table, status)]
+        owed = [span for first, last in listed for span in confirmed.free(first, last)]
         given_up = [(first, last) for first, last, *_ in graves]
         accounted = _number(sent) + sum(last - first + 1 for first, last in [*owed, *given_up])
         last_seq = last_number(_number(last_seq), _number(sequence[0][0]) if sequence else 0, accounted)
         # A start that was killed has told of holes at the end, and nothing else speaks of those. One that reaches over
         # a row is damaged, and no witness.
-        under = "SELECT 1 FROM prediction_buffer NOT INDEXED WHERE id BETWEEN ? AND ? LIMIT 1"
+        under = f"SELECT 1 FROM {table} NOT INDEXED WHERE id BETWEEN ? AND ? LIMIT 1"  # noqa: S608
         ends = [last for first, last in given_up if last > last_seq and not _ask(connection, under, first, last)]
         last_seq = max([last_seq, *ends])
     return Salvage(
@@ -293,9 +320,9 @@ def _ask(connection: sqlite3.Connection, query: str, *values: int) -> list[tuple
     return rows
 
 
-def _numbers(connection: sqlite3.Connection, status: str) -> Iterator[Span]:
+def _numbers(connection: sqlite3.Connection, rows: str, status: str) -> Iterator[Span]:
     """What the index of a status names: it lies on pages of its own, and often reads where the rows do not."""
-    table = f"prediction_buffer INDEXED BY prediction_buffer_{status}"
+    table = f"{rows} INDEXED BY prediction_buffer_{status}"
     seen = 0
     with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
         cursor = connection.execute(f"SELECT id FROM {table} WHERE status = '{status}' ORDER BY id")  # noqa: S608
@@ -312,15 +339,15 @@ def _salvaged_rows(path: Path) -> Generator[Any]:
     """
     highest = 0
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        checksum = "NULL"
+        table, checksum = _rows(connection), "NULL"
         with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-            connection.execute("SELECT payload_crc32c FROM prediction_buffer LIMIT 0")
+            connection.execute(f"SELECT payload_crc32c FROM {table} LIMIT 0")  # noqa: S608
             checksum = "payload_crc32c"
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for seq, payload, *rest in connection.execute(
                     f"SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, {checksum},"  # noqa: S608
-                    f" status, sent_at, retry_count, last_error FROM prediction_buffer NOT INDEXED ORDER BY id {order}"
+                    f" status, sent_at, retry_count, last_error FROM {table} NOT INDEXED ORDER BY id {order}"
                 ):
                     if order == "DESC" and seq <= highest:
                         return

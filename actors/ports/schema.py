@@ -1,5 +1,7 @@
 """The buffer's tables, as numbered steps from one version to the next, and what makes sense in them."""
 
+import sqlite3
+
 import google_crc32c
 
 MIGRATIONS = (
@@ -47,6 +49,20 @@ MIGRATIONS = (
     """
     CREATE INDEX prediction_buffer_by_image ON prediction_buffer (id >> 10, image_id);
     """,
+    """
+    ALTER TABLE prediction_buffer RENAME TO buffer_predictions;
+    CREATE TABLE buffer_confirmed (
+        from_seq INTEGER PRIMARY KEY,
+        to_seq INTEGER NOT NULL,
+        sent_at REAL NOT NULL,
+        crc32c INTEGER NOT NULL
+    );
+    CREATE VIEW prediction_buffer AS SELECT p.id, p.prediction_data, p.image_id, p.timestamp, p.buffered_at,
+        ifnull(c.sent_at, p.sent_at) AS sent_at, iif(c.sent_at IS NULL, p.status, 'sent') AS status, p.retry_count,
+        iif(c.sent_at IS NULL, p.last_error, NULL) AS last_error, p.payload_crc32c
+    FROM buffer_predictions p LEFT JOIN buffer_confirmed c ON p.status = 'pending' AND c.to_seq >= p.id
+        AND c.from_seq = (SELECT max(from_seq) FROM buffer_confirmed WHERE from_seq <= p.id);
+    """,
 )
 """Step n brings `PRAGMA user_version` from n to n + 1; a step that has been released is never edited.
 
@@ -58,26 +74,40 @@ in a million rows.
 
 SQLite has no checksums. `payload_crc32c` is the CRC-32C of the bytes of `prediction_data`, the one that stands in the
 journal's line; NULL in a row of an older version, which goes unchecked.
+
+Since format 5 the rows stand in `buffer_predictions`, and `prediction_buffer` is a view of them: what the cloud has
+confirmed of rows that were written as pending stands in `buffer_confirmed`, as ranges with a checksum (`confirmed.py`).
 """
+
+ROWS, ROWS_BEFORE = "buffer_predictions", "prediction_buffer"
+"""The table of the rows, and what it was called up to format 4."""
 
 
 BY_IMAGE = "prediction_buffer_by_image"
 OF_IMAGE = """
 WITH RECURSIVE part(n) AS (
-    SELECT (SELECT min(id) FROM main.prediction_buffer) >> 10
-    UNION ALL SELECT n + 1 FROM part WHERE n < (SELECT max(id) FROM main.prediction_buffer) >> 10)
-SELECT found.id FROM part CROSS JOIN main.prediction_buffer AS found ON found.id >> 10 = part.n AND found.image_id = ?1
+    SELECT (SELECT min(id) FROM main.{rows}) >> 10
+    UNION ALL SELECT n + 1 FROM part WHERE n < (SELECT max(id) FROM main.{rows}) >> 10)
+SELECT found.id FROM part CROSS JOIN main.{rows} AS found ON found.id >> 10 = part.n AND found.image_id = ?1
 LIMIT ?2
 """
-"""The numbers of the rows with an image's name, at most so many, by way of the index by image."""
+"""The numbers of the rows with an image's name, at most so many, by way of the index by image; to be formatted with the
+name of the rows' table.
+"""
 HIGHEST = """
-SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM prediction_buffer
+SELECT last_seq FROM buffer_metadata UNION ALL SELECT max(id) FROM {rows}
 UNION ALL SELECT max(to_seq) FROM buffer_losses WHERE reason != ?
-UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'prediction_buffer'
+UNION ALL SELECT seq FROM sqlite_sequence WHERE name = '{rows}'
 """
 """The highest numbers that any table speaks of, tombstones with one reason apart: SQLite has no checksums, so one
-witness is not enough.
+witness is not enough. To be formatted with the name of the rows' table.
 """
+
+
+def rows_table(connection: sqlite3.Connection) -> str:
+    """What the table of the rows is called in a database that may be of an older version. Lets SQLite's errors out."""
+    known = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?"
+    return ROWS if connection.execute(known, (ROWS,)).fetchone() else ROWS_BEFORE
 
 
 def is_stream(stream_id: object, crc: object) -> bool:

@@ -34,9 +34,8 @@ from actors.seqs import Payloads, Stored
 from actors.tasks import Done
 from cloud.wire import LOSSES_MAX, Loss
 
-FLUSH_RECORDS = 1_000
-FLUSH_AGE_S = 15.0
-"""Longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
+FLUSH_RECORDS, FLUSH_AGE_S = 1_000, 15.0
+"""The age: longer than the default batch timeout, so that on a good link most rows are written once, as sent."""
 STROKE_ROWS = 512
 """Rows that one stroke of clean-up or eviction touches: a few milliseconds."""
 SHRINK_PAGES, WAL_BYTES_MAX = 256, 1024 * 1024
@@ -168,9 +167,9 @@ class Store:
                 if self._front.held and (not page or (newest and not after)):
                     self._flush()
                     page = self._buffer.pending(after, records_max, bytes_max, newest=newest)
-                if not (page or after) and (unfound := self._front.written_pending_count):
-                    raise BufferDamaged(f"none is found of {unfound} pending predictions")
-                return page  # noqa: TRY300
+                if page or after or not (unfound := self._front.written_pending_count):
+                    return page
+                raise BufferDamaged(f"none is found of {unfound} pending predictions")
             except PayloadsChanged as exc:
                 self._give_up(exc.rows)
             except BufferUnwritable as exc:
@@ -315,12 +314,13 @@ class Store:
             self._front.flushed(held)
         return last_seq
 
-    def amend(self, change: Callable[[Buffer, float], Done]) -> Done:
-        """Another room's work (`chores.py`, `forks.py`) on rows at rest: flushed before, counted anew after."""
+    def amend(self, change: Callable[[Buffer, float], Done], *, numbers: bool = False) -> Done:
+        """Another room's work on rows at rest, which may give out `numbers`: flushed before, counted anew after."""
         try:
             self._flush()
             done = change(self._buffer, self._options.now())
             with self._front.mutex:
+                self._front.next_seq += done.changed if numbers else 0  # before anything that may fail
                 self._count()
         except BufferUnwritable as exc:
             raise self._short_of_room(exc) from exc
@@ -336,8 +336,8 @@ class Store:
             return self._size_bytes()
 
     def _size_bytes(self) -> int:
-        parts = (self._reserve.size_bytes, self._aside.bytes_beside, self._journal.size_bytes)
-        return self._buffer.size_bytes() + sum(parts)
+        reserve, aside, journal = self._reserve.size_bytes, self._aside.bytes_beside, self._journal.size_bytes
+        return self._buffer.size_bytes() + reserve + aside + journal
 
     def books(self) -> Books:
         """The account of this moment (`in_flight`, `turned_away` and `trouble` are the writer's to fill in)."""

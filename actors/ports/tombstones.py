@@ -9,7 +9,7 @@ def bury_pending(connection: sqlite3.Connection, ranges: Iterable[tuple[int, int
     gone = 0
     for first, last in ranges:
         gone += connection.execute(
-            "DELETE FROM prediction_buffer WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
+            "DELETE FROM buffer_predictions WHERE id BETWEEN ? AND ? AND status = 'pending'", (first, last)
         ).rowcount
         bury_range(connection, first, last, reason, now)
     return gone

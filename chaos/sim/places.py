@@ -7,7 +7,12 @@ import attrs
 
 FILE_HEADER = 100
 INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 2, 5, 10, 13
-COLUMNS = {"prediction_buffer": {1: "payload", 6: "status"}, "buffer_losses": {}, "buffer_metadata": {}}
+COLUMNS = {
+    "buffer_predictions": {1: "payload", 6: "status"},
+    "buffer_confirmed": {},
+    "buffer_losses": {},
+    "buffer_metadata": {},
+}
 """The columns with places of their own, by table; the others are `<table> columns`."""
 SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 """How many bytes a value takes, by the smaller serial types of SQLite's record format."""

@@ -269,7 +269,7 @@ async def test_page_that_met_damage_tells_at_once_what_it_has_cost(folder, autoj
         await writer.log(body(1), body(2), body(3))
         assert len((await writer.page(records_max=1)).records) == 1
         with sqlite3.connect(folder / "buffer.db") as connection:
-            connection.execute("UPDATE prediction_buffer SET prediction_data = '{}' WHERE id = 3")
+            connection.execute("UPDATE buffer_predictions SET prediction_data = '{}' WHERE id = 3")
         connection.close()
         page = await writer.page(after=1)
         assert [record.seq for record in page.records] == [2]

@@ -24,7 +24,7 @@ def damaged(folder: Path) -> tuple[Path, Books]:
     store.close()
     path = folder / "d" / "buffer.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
-        root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'prediction_buffer'").fetchone()[0]
+        root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'buffer_predictions'").fetchone()[0]
     data = bytearray(path.read_bytes())
     children = PAGE_BYTES * (root - 1) + 12
     cell = PAGE_BYTES * (root - 1) + int.from_bytes(data[children + 4 : children + 6], "big")

@@ -10,7 +10,14 @@ from chaos.sim.places import places
 
 KINDS = {
     *("file header", "page header", "row number", "record header", "index or schema entry", "elsewhere"),
-    *("payload", "status", "prediction_buffer columns", "buffer_losses columns", "buffer_metadata columns"),
+    *(
+        "payload",
+        "status",
+        "buffer_predictions columns",
+        "buffer_confirmed columns",
+        "buffer_losses columns",
+        "buffer_metadata columns",
+    ),
 }
 ROWS = 300
 """More than one page holds, of the table and of each index."""
@@ -24,9 +31,10 @@ def database(path):
             "INSERT INTO buffer_metadata (only, stream_id, stream_crc32c, device_id, created_at)"
             " VALUES (1, 'STREAM', 7, 'cam', 1.5)"
         )
+        db.execute("INSERT INTO buffer_confirmed VALUES (10, 20, 1.5, 77)")
         db.execute("INSERT INTO buffer_losses VALUES (1, 2, 'evicted', 1.5, NULL)")
         db.executemany(
-            "INSERT INTO prediction_buffer (prediction_data, image_id, timestamp, buffered_at, status)"
+            "INSERT INTO buffer_predictions (prediction_data, image_id, timestamp, buffered_at, status)"
             " VALUES (?, ?, 1.5, 2.5, ?)",
             [("P" * (5_000 if n == 7 else 100), f"image-{n}", ("pending", "sent")[n % 2]) for n in range(ROWS)],
         )
@@ -61,13 +69,13 @@ def test_every_byte_has_one_kind_and_the_kinds_are_right(tmp_path):
     assert bytes(data[at] for at in found["file header"]).startswith(b"SQLite format 3\0")
     assert b"evicted" in bytes(data[at] for at in found["buffer_losses columns"])
     assert b"STREAM" in bytes(data[at] for at in found["buffer_metadata columns"])
-    assert b"CREATE TABLE prediction_buffer" in bytes(data[at] for at in found["index or schema entry"])
+    assert b'CREATE TABLE "buffer_predictions"' in bytes(data[at] for at in found["index or schema entry"])
 
 
 def test_what_can_not_be_followed_is_elsewhere(tmp_path):
     data, roots = database(tmp_path / "a.db")
     broken = bytearray(data)
-    broken[4096 * (roots["prediction_buffer"] - 1)] = 77  # no kind of page
+    broken[4096 * (roots["buffer_predictions"] - 1)] = 77  # no kind of page
     found = offsets(bytes(broken), roots)
     assert "status" not in found
     assert sorted(at for offsets in found.values() for at in offsets) == list(range(len(data)))

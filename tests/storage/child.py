@@ -26,6 +26,7 @@ import google_crc32c
 import msgspec
 
 from actors.messages import Entry, Fate, Outcome
+from actors.ports import marks
 from actors.ports import store as store_room
 from actors.ports.journal import Journal
 from actors.ports.opening import BufferFull, DiskTrouble, StoreOptions
@@ -98,12 +99,13 @@ def options(order: Order, clock: Clock) -> StoreOptions:
 
 
 def small_strokes(segment_bytes_max: int) -> None:
-    """Make a few records enough to fill a segment or a stroke."""
+    """Make a few records enough to fill a segment, a stroke, or a range of what is confirmed."""
     defaults = Journal.__init__.__kwdefaults__
     assert defaults is not None
     assert "segment_bytes_max" in defaults
     defaults["segment_bytes_max"] = segment_bytes_max
     store_room.STROKE_ROWS = 4
+    marks.RANGE_MIN = 2
 
 
 def tell(line: str) -> None:

@@ -170,7 +170,7 @@ def damage(place: Path) -> Damaged:
     records += store.accept(entries("new", 0, 6))
     in_row, in_line = records[4], records[14]
     with closing(sqlite3.connect(place / "buffer.db")) as connection, connection:
-        connection.execute("UPDATE prediction_buffer SET prediction_data = ' ' || prediction_data WHERE id = 5")
+        connection.execute("UPDATE buffer_predictions SET prediction_data = ' ' || prediction_data WHERE id = 5")
     state = {path: data for path, data in take_in(place).items() if not path.endswith(NEVER_READ)}
     store.close()
     (name,) = [path for path in state if path.startswith("buffer-journal/") and path.endswith(".jsonl")]

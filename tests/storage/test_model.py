@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.messages import Fate, Outcome
+from actors.ports import marks
 from actors.ports import store as store_room
 from actors.ports.journal import Journal, decode_line, orphans
 from actors.ports.opening import BufferFull, unlock
@@ -36,7 +37,9 @@ NUMBERS = st.integers(0, 2**16)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("accept"), st.integers(1, 12)),
-        st.tuples(st.sampled_from(["sent", "failed", "released", "flush", "evict", "reclaim", "later"]), NUMBERS),
+        st.tuples(
+            st.sampled_from(["sent", "drained", "failed", "released", "flush", "evict", "reclaim", "later"]), NUMBERS
+        ),
         st.tuples(st.sampled_from(["kill", "power_cut", "close", "flip", "shorten"]), NUMBERS),
     ),
     max_size=STEPS_MAX,
@@ -122,6 +125,10 @@ class World:
         self.told.explained.update(seq for loss in losses for seq in range(loss.from_seq, loss.to_seq + 1))
         self.store.settle([Outcome(Fate.SENT, tuple(some), losses=losses)])
         self.owed.difference_update(some)
+
+    def drained(self, number, some):
+        """The oldest, as a page of the backlog has them."""
+        self.sent(number, sorted(self.owed)[: number % 32])
 
     def failed(self, number, some):
         self.told.note("quarantined", dict.fromkeys(some[:3], 0))
@@ -245,6 +252,7 @@ def small_strokes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert Journal.__init__.__kwdefaults__
         patch.setitem(Journal.__init__.__kwdefaults__, "segment_bytes_max", SEGMENT_BYTES_MAX)
         patch.setattr(store_room, "STROKE_ROWS", 4)
+        patch.setattr(marks, "RANGE_MIN", 2)
         yield
 
 

@@ -11,6 +11,11 @@ from actors.ports.opening import BufferFull, StoreOptions
 from actors.ports.store import Store
 
 DEVICE = "cam-1"
+FORMAT_4 = """
+DROP VIEW prediction_buffer; DROP TABLE buffer_confirmed; ALTER TABLE buffer_predictions RENAME TO prediction_buffer;
+PRAGMA user_version = 4;
+"""
+"""What makes of a database of today one of format 4, where nothing was confirmed by a range."""
 
 
 @attrs.define

@@ -9,9 +9,11 @@ from actors.messages import Entry
 from actors.ports import reading
 from actors.ports.opening import unlock
 from actors.ports.reading import open_reading
-from actors.ports.schema import OF_IMAGE
-from tests.actors.ports.stores import Disk, entries
+from actors.ports.schema import OF_IMAGE as OF_IMAGE_IN
+from actors.ports.schema import ROWS
+from tests.actors.ports.stores import FORMAT_4, Disk, entries
 
+OF_IMAGE = OF_IMAGE_IN.format(rows=ROWS)
 NAME = "hall-1/o'clock.jpg"
 
 
@@ -64,7 +66,7 @@ def test_image_that_was_seen_very_often_is_found_all_the_same(disk, monkeypatch)
 
 def test_buffer_of_an_older_version_is_read_without_the_index(disk):
     with closing(sqlite3.connect(disk.folder / "buffer.db")) as connection:
-        connection.executescript("DROP INDEX prediction_buffer_by_image; PRAGMA user_version = 3")
+        connection.executescript(f"{FORMAT_4} DROP INDEX prediction_buffer_by_image; PRAGMA user_version = 3")
     with open_reading(disk.folder / "buffer.db") as view:
         assert ids(view.rows(among=view.of_image(NAME), count_max=10)) == [1, 2502, 2506]
     disk.open().close()

@@ -251,7 +251,7 @@ def test_schema_so_damaged_that_the_complaint_about_it_is_no_text_still_lets_the
     store.accept(entries(3))
     store.close()
     database = world.folder / "buffer.db"
-    name = b"ON prediction_buffer (id)"
+    name = b'ON "buffer_predictions" (id)'
     assert name in database.read_bytes()
     database.write_bytes(database.read_bytes().replace(name, name.replace(b"r", b"\xf2", 1)))
     store = world.open()

@@ -13,7 +13,7 @@ from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from actors.seqs import Seqs
-from tests.actors.ports.stores import Disk, entries, sent, seqs_pending
+from tests.actors.ports.stores import FORMAT_4, Disk, entries, sent, seqs_pending
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def change_a_digit(world: Disk, *seqs: int) -> None:
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         for seq in seqs:
             changed = connection.execute(
-                "UPDATE prediction_buffer SET prediction_data = replace(prediction_data, '.0,', '.9,') WHERE id = ?",
+                "UPDATE buffer_predictions SET prediction_data = replace(prediction_data, '.0,', '.9,') WHERE id = ?",
                 (seq,),
             ).rowcount
             assert changed == 1
@@ -58,7 +58,7 @@ def test_prediction_under_the_number_of_another_is_found_though_its_checksum_is_
     assert seqs_pending(store) == list(range(1, count + 1))
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.execute(
-            "UPDATE prediction_buffer SET (prediction_data, payload_crc32c) ="
+            "UPDATE buffer_predictions SET (prediction_data, payload_crc32c) ="
             " (SELECT prediction_data, payload_crc32c FROM prediction_buffer WHERE id = ?) WHERE id = ?",
             (seq - 1 or count, seq),
         )
@@ -71,7 +71,7 @@ def test_prediction_under_the_number_of_another_is_found_though_its_checksum_is_
 def test_checksum_that_is_no_number_any_more_is_damage_and_not_the_end_of_the_device(world):
     store = filled(world)
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        connection.execute("UPDATE prediction_buffer SET payload_crc32c = 'x[,' WHERE id = 2")
+        connection.execute("UPDATE buffer_predictions SET payload_crc32c = 'x[,' WHERE id = 2")
     connection.close()
     assert seqs_pending(store) == [1, 3, 4, 5]
     store.close()
@@ -127,7 +127,7 @@ def test_one_with_a_line_break_in_it_is_delivered_as_it_is(world):
     odd = b'{"seq":3,\n"image_id":"x"}'
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.execute(
-            "UPDATE prediction_buffer SET prediction_data = ?, payload_crc32c = ? WHERE id = 3",
+            "UPDATE buffer_predictions SET prediction_data = ?, payload_crc32c = ? WHERE id = 3",
             (odd.decode(), google_crc32c.value(odd)),
         )
     connection.close()
@@ -142,8 +142,8 @@ def test_neighbours_of_one_that_is_gone_altogether_are_delivered(world):
     store = filled(world)
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
-        connection.execute("UPDATE prediction_buffer SET prediction_data = '' WHERE id = 1")
-        connection.execute("UPDATE prediction_buffer SET prediction_data = x'00ff' WHERE id = 4")
+        connection.execute("UPDATE buffer_predictions SET prediction_data = '' WHERE id = 1")
+        connection.execute("UPDATE buffer_predictions SET prediction_data = x'00ff' WHERE id = 4")
     connection.close()
     assert seqs_pending(store) == [2, 3, 5]
     store.close()
@@ -154,7 +154,7 @@ def test_quarantined_one_that_has_changed_is_found_when_it_is_tried_again(world)
     store.settle([Outcome(Fate.QUARANTINED, (2,), "refused")])
     change_a_digit(world, 2)
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        connection.execute("UPDATE prediction_buffer SET status = 'pending' WHERE id = 2")
+        connection.execute("UPDATE buffer_predictions SET status = 'pending' WHERE id = 2")
     connection.close()
     assert seqs_pending(store) == [1, 3, 4, 5]
     store.close()
@@ -165,8 +165,8 @@ def test_rows_of_an_older_version_are_delivered_unchecked(world):
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.executescript(
-            "DROP INDEX prediction_buffer_by_image; ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c;"
-            " PRAGMA user_version = 2"
+            f"{FORMAT_4} DROP INDEX prediction_buffer_by_image;"
+            " ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c; PRAGMA user_version = 2"
         )
     connection.close()
     with open_reading(world.folder / "buffer.db") as reading:
@@ -210,7 +210,7 @@ def test_number_whose_row_is_gone_is_told_as_lost_where_an_index_still_names_it(
     store.settle([sent(*range(1, 11))])
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
-        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'prediction_buffer'").fetchone()
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'buffer_predictions'").fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     connection.close()
     data = bytearray((world.folder / "buffer.db").read_bytes())

@@ -19,7 +19,7 @@ from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged
 from actors.ports.store import Store
 from cloud.wire import Loss
-from tests.actors.ports.stores import Disk, entries, fill, sent, seqs_pending
+from tests.actors.ports.stores import FORMAT_4, Disk, entries, fill, sent, seqs_pending
 from tests.places import MEMORY_DISK
 
 
@@ -469,22 +469,25 @@ def test_segment_stays_while_the_buffer_is_not_synced(disk):
 
 
 PLANS = {
-    "SELECT id, CAST(prediction_data AS BLOB) FROM prediction_buffer WHERE status = 'pending' AND id > 7"
-    " ORDER BY id LIMIT 500": "SEARCH prediction_buffer USING INDEX prediction_buffer_pending (id>?)",
-    "SELECT buffered_at FROM prediction_buffer WHERE status = 'pending' ORDER BY id LIMIT 1": (
-        "SCAN prediction_buffer USING INDEX prediction_buffer_pending"
+    "SELECT id, CAST(prediction_data AS BLOB) FROM buffer_predictions WHERE status = 'pending' AND id > 7"
+    " ORDER BY id LIMIT 500": "SEARCH buffer_predictions USING INDEX prediction_buffer_pending (id>?)",
+    "SELECT buffered_at FROM buffer_predictions WHERE status = 'pending' ORDER BY id LIMIT 1": (
+        "SCAN buffer_predictions USING INDEX prediction_buffer_pending"
     ),
-    "SELECT count(*) FROM prediction_buffer WHERE status = 'pending'": (
-        "SCAN prediction_buffer USING INDEX prediction_buffer_pending"
+    "SELECT count(*) FROM buffer_predictions WHERE status = 'pending'": (
+        "SCAN buffer_predictions USING INDEX prediction_buffer_pending"
     ),
-    "SELECT * FROM prediction_buffer WHERE status = 'failed' ORDER BY id": (
-        "SCAN prediction_buffer USING INDEX prediction_buffer_failed"
+    "SELECT * FROM buffer_predictions WHERE status = 'failed' ORDER BY id": (
+        "SCAN buffer_predictions USING INDEX prediction_buffer_failed"
     ),
-    "SELECT * FROM prediction_buffer WHERE timestamp BETWEEN 5 AND 6 AND image_id = 'frame_1'": (
-        "SEARCH prediction_buffer USING INDEX prediction_buffer_by_time (timestamp>? AND timestamp<?)"
+    "SELECT * FROM buffer_predictions WHERE timestamp BETWEEN 5 AND 6 AND image_id = 'frame_1'": (
+        "SEARCH buffer_predictions USING INDEX prediction_buffer_by_time (timestamp>? AND timestamp<?)"
     ),
-    "SELECT image_id FROM prediction_buffer ORDER BY timestamp DESC LIMIT 10": (
-        "SCAN prediction_buffer USING INDEX prediction_buffer_by_time"
+    "SELECT image_id FROM prediction_buffer WHERE timestamp BETWEEN 5 AND 6 AND image_id = 'frame_1'": (
+        "SEARCH p USING INDEX prediction_buffer_by_time (timestamp>? AND timestamp<?)"
+    ),
+    "SELECT image_id FROM buffer_predictions ORDER BY timestamp DESC LIMIT 10": (
+        "SCAN buffer_predictions USING INDEX prediction_buffer_by_time"
     ),
 }
 
@@ -509,7 +512,7 @@ def test_buffer_of_the_first_version_gets_its_index_and_keeps_its_rows(disk):
     store.close()
     with sqlite3.connect(world.folder / "buffer.db") as connection:
         connection.executescript(
-            "DROP INDEX prediction_buffer_by_image; DROP INDEX prediction_buffer_by_time;"
+            f"{FORMAT_4} DROP INDEX prediction_buffer_by_image; DROP INDEX prediction_buffer_by_time;"
             " ALTER TABLE prediction_buffer DROP COLUMN payload_crc32c; PRAGMA user_version = 1"
         )
     connection.close()
