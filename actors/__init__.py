@@ -23,6 +23,7 @@ The channel map:
                                    +--------Outcome-------------------------------+  |
                                                      connectivity <-----Report-------+
     connectivity ~link state~> uplink, recovery, monitor
+    uplink ~live batches under way~> recovery
 
 `-x->` is a channel, `~x~>` a state cell (`trio_util.AsyncValue`) that nobody waits to write.
 

@@ -5,6 +5,7 @@ every group, are msgspec's: made in C, in a fifth of the time.
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,8 +105,8 @@ class Delivery:
     """How many predictions the cloud settled (confirmed or refused for good)."""
     seconds: float
     retry_after_s: float = 0.0
-    live: bool = False  # whether live batches went out at about the same time: they are to find the cloud free
-    records_max: int = BATCH_RECORDS_MAX  # how many predictions the cloud takes in one POST, as it said last
+    records_max: int = BATCH_RECORDS_MAX
+    """How many predictions the cloud takes in one POST, as it said last."""
 
 
 @attrs.frozen
@@ -281,6 +282,11 @@ class Traffic:
     last_error: str = ""
     last_error_at: float | None = None
     """When that was, on the loop's clock."""
+    live_under_way: bool = False
+    live_at: float = -math.inf
+    """When a live batch was last stored, on the loop's clock."""
+    live_s: float = math.inf
+    """And how long that took."""
     shared: bool = False
     """The cloud hears another process under this device's id at the same time."""
 

@@ -228,6 +228,7 @@ class _House:
             backlog_in,
             link=self.pipeline.cells.link,
             drain=self.pipeline.cells.drain,
+            traffic=self.pipeline.cells.traffic,
             knobs=self.pipeline.knobs,
             start_jitter_s=RECOVERY_JITTER_S,
             rng=self.world.rng,

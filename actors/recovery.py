@@ -1,6 +1,7 @@
 """Bring the backlog home once the link is there: page by page, in order, at a pace that the cloud can bear."""
 
 import random
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -21,9 +22,10 @@ from actors.messages import (
     Outcome,
     Page,
     PageRequest,
+    Traffic,
     Trouble,
 )
-from actors.pacing import Pace, next_due, next_pace, page_size, rate_per_s
+from actors.pacing import Pace, live_near, next_due, next_pace, page_size, rate_per_s, rested_at, turn_at
 from actors.reply import Reply
 from cloud.wire import BATCH_BYTES_MAX
 
@@ -44,6 +46,7 @@ async def run(
     *,
     link: AsyncValue[Link],
     drain: AsyncValue[Drain],
+    traffic: AsyncValue[Traffic],
     knobs: AsyncValue[Knobs],
     start_jitter_s: float,
     rng: random.Random,
@@ -61,6 +64,7 @@ async def run(
             backlog=backlog,
             link=link,
             drain=drain,
+            traffic=traffic,
             knobs=knobs,
             start_jitter_s=start_jitter_s,
             rng=rng,
@@ -95,12 +99,15 @@ class _Recovery:
     backlog: trio.MemorySendChannel[Batch]
     link: AsyncValue[Link]
     drain: AsyncValue[Drain]
+    traffic: AsyncValue[Traffic]
     knobs: AsyncValue[Knobs]
     start_jitter_s: float
     rng: random.Random
     pace: Pace
     due_at: float = 0.0
     """When the cap on predictions a second lets the next page go."""
+    rested_at: float = 0.0
+    """When, beside live batches, it has rested from the last batch."""
     fruitless: int = 0
     """Passes in a row that got nothing through."""
     wanted: trio.Event = attrs.field(factory=trio.Event)
@@ -162,42 +169,62 @@ class _Recovery:
         )
 
     async def _walk(self) -> _Walk:
-        """One pass: ask for a page, hand it to the uplink, as many at once as the pace allows."""
+        """One pass: ask for a page, hand it to the uplink, as many at once as the pace allows.
+
+        A page that was asked for when no live batch was near is given back for a smaller one if one is now.
+        """
         walk = _Walk()
         cursor = 0
         async with trio.open_nursery() as nursery:
             while await self._turn(walk):
-                page = await self._ask(cursor)
+                beside_live = self._live_near()
+                page = await self._ask(cursor, beside_live=beside_live)
                 # The next page is read while those before it are under way.
                 await walk.flying.wait_value(self._has_room)
                 if not self._may_go(walk):
                     await self._release(page)
                     break
+                if self._live_near() and not beside_live and len(page.records) > self.pace.live_size:
+                    await self._release(page)
+                    continue
                 if page.records or page.losses:
-                    nursery.start_soon(self._land, await self._launch(page, walk), walk, self.pace.generation)
+                    reply = await self._launch(page, walk)
+                    land = partial(self._land, generation=self.pace.generation, beside_live=beside_live)
+                    nursery.start_soon(land, reply, walk)
                 if page.exhausted or page.cursor == cursor:
                     break
                 cursor = page.cursor
         return walk
 
     async def _turn(self, walk: _Walk) -> bool:
-        """Wait until another page may be asked for; False if this pass is over. While pages grow, each is measured."""
-        if self.pace.growing:
+        """Wait until another page may be asked for; False if this pass is over. While pages grow, each is measured;
+        beside live batches none is read before its turn.
+        """
+        if self.pace.growing or self._live_near():
             await walk.flying.wait_value(self._has_room)
         await self._pause_until(self.due_at)
+        if self._live_near():
+            turn = turn_at(self.traffic.value.live_at, self.rested_at)
+            await self._pause_until(turn, partial(self.traffic.wait_value, self._live_through))
         return self._may_go(walk)
 
     def _has_room(self, flying: int) -> bool:
-        return flying < self.pace.in_flight
+        return flying < (1 if self._live_near() else self.pace.in_flight)
+
+    def _live_near(self) -> bool:
+        return live_near(self.traffic.value, trio.current_time())
+
+    def _live_through(self, traffic: Traffic) -> bool:
+        return traffic.live_at > self.rested_at
 
     def _may_go(self, walk: _Walk) -> bool:
         halted = walk.trouble in (Trouble.BUSY, Trouble.FAILED)
         return not (halted or self.ending.is_set() or _gone(self.link.value))
 
-    async def _ask(self, after: int) -> Page:
+    async def _ask(self, after: int, *, beside_live: bool) -> Page:
         reply = Reply[Page]()
         knobs = self.knobs.value
-        records_max = page_size(self.pace, knobs.records_per_s_max)
+        records_max = page_size(self.pace, knobs.records_per_s_max, beside_live=beside_live)
         await self.requests.send(PageRequest(after, records_max, BATCH_BYTES_MAX, reply, newest=knobs.newest_first))
         return await reply.wait()
 
@@ -218,11 +245,13 @@ class _Recovery:
         await self.backlog.send(Batch(page.records, Lane.BACKLOG, page.losses, reply))
         return reply
 
-    async def _land(self, reply: Reply[Delivery], walk: _Walk, generation: int) -> None:
+    async def _land(self, reply: Reply[Delivery], walk: _Walk, *, generation: int, beside_live: bool) -> None:
         """Learn how a batch went."""
         delivery = await reply.wait()
         now = trio.current_time()
-        self.pace = next_pace(self.pace, delivery, generation=generation)
+        self.rested_at = rested_at(now, delivery.records) if beside_live else now
+        live_s = self.traffic.value.live_s if beside_live else None
+        self.pace = next_pace(self.pace, delivery, generation=generation, live_s=live_s)
         walk.settled += delivery.records
         if delivery.trouble is Trouble.BUSY:
             walk.retry_at = max(walk.retry_at, now + delivery.retry_after_s)
@@ -240,12 +269,12 @@ class _Recovery:
             self.drain.value = attrs.evolve(done, active=False)
             log.info("drain_ended", sent=done.sent, seconds=round(trio.current_time() - done.since, 3))
 
-    async def _pause_until(self, time: float) -> None:
+    async def _pause_until(self, time: float, *or_until: Callable[[], Awaitable[object]]) -> None:
         """Wait, unless the end or the loss of the link makes that pointless."""
         if time <= trio.current_time():
             return
         with trio.move_on_at(time):
-            await wait_any(self.ending.wait, partial(self.link.wait_value, _gone))
+            await wait_any(self.ending.wait, partial(self.link.wait_value, _gone), *or_until)
 
 
 def _usable(link: Link) -> bool:

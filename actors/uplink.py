@@ -37,8 +37,6 @@ from cloud.wire import Loss, frame_batch
 RETRY_PAUSE_MAX_S = 60.0
 GIVE_WAY_S = 0.25
 """How long a batch of the backlog lets a live one that is under way go first, at most: that one may be stuck."""
-LIVE_NEAR_S = 2.0
-"""A live batch so short a time ago says that another one is near."""
 
 log = structlog.get_logger()
 
@@ -109,9 +107,6 @@ class _Uplink:
     """Streams that the cloud has heard where they begin."""
     room: Room = attrs.field(factory=Room)
     busy_until: float = 0.0
-    live_under_way: AsyncValue[bool] = attrs.field(factory=lambda: AsyncValue(False))
-    live_at: float = -LIVE_NEAR_S
-    """When a live batch was last under way."""
 
     # --- the live lane
 
@@ -130,9 +125,11 @@ class _Uplink:
                 break
             if attempt:
                 self._count(retried=1)
-            self.live_under_way.value = True
+            began = trio.current_time()
+            self.traffic.value = attrs.evolve(self.traffic.value, live_under_way=True)
             settlement = await self._offer(left, losses, Lane.LIVE)
-            self.live_under_way.value, self.live_at = False, trio.current_time()
+            seen, now = attrs.evolve(self.traffic.value, live_under_way=False), trio.current_time()
+            self.traffic.value = seen if settlement.trouble else attrs.evolve(seen, live_at=now, live_s=now - began)
             left, losses = settlement.left, settlement.losses_left
             error = settlement.left_error or error
             if settlement.trouble is None or settlement.trouble.sense is not Sense.FAILED:
@@ -162,7 +159,7 @@ class _Uplink:
 
     async def _deliver_once(self, batch: Batch) -> Delivery:
         with trio.move_on_after(GIVE_WAY_S):
-            await self.live_under_way.wait_value(False)
+            await self.traffic.wait_value(_way_free)
         busy_s = self.busy_until - trio.current_time()
         if self.stopping.is_set() or not self.link.value.usable:
             await self._release(batch.records, None)
@@ -181,7 +178,6 @@ class _Uplink:
             records=len(settlement.sent) + len(settlement.refused),
             seconds=seconds,
             retry_after_s=settlement.trouble.retry_after_s if settlement.trouble else 0.0,
-            live=self.live_under_way.value or trio.current_time() - self.live_at < LIVE_NEAR_S,
             records_max=self.room.records_max,
         )
 
@@ -288,6 +284,10 @@ class _Uplink:
 
 def _unusable(link: Link) -> bool:
     return not link.usable
+
+
+def _way_free(traffic: Traffic) -> bool:
+    return not traffic.live_under_way
 
 
 def _trouble(settlement: Settlement) -> Trouble:

@@ -1,6 +1,6 @@
 """`make bench-delivery`: what it costs to bring a backlog home, beside the cloud's own limit and a naive client.
 
-`python -m bench.delivery --quick` takes two minutes: fewer rounds and a smaller backlog.
+`python -m bench.delivery --quick` takes three minutes: fewer rounds and a smaller backlog.
 """
 
 import contextlib
@@ -32,12 +32,13 @@ class Size:
     rounds: int = 5
     backlog: int = 200_000
     large: int = 1_000_000
-    live_s: float = 8.0
+    live: int = 500
+    beside_live: int = 300_000
     naive: int = 100_000
     herd: int = 1_000
 
 
-QUICK = Size(rounds=3, backlog=100_000, large=300_000, live_s=4.0, naive=100_000, herd=300)
+QUICK = Size(rounds=3, backlog=100_000, large=300_000, live=300, naive=100_000, herd=300)
 
 
 @contextlib.contextmanager
@@ -148,7 +149,9 @@ class Bench:
             )
 
     def live(self, template: Path) -> None:
-        """log() to confirmation, alone and while a backlog drains to the same cloud."""
+        """log() to confirmation, alone and while a backlog drains to the same cloud. So many that not the slowest one
+        is the 99th percentile, and a backlog that lasts so long.
+        """
         alone: list[dict[str, float]] = []
         busy: list[dict[str, float]] = []
         for _ in range(self.size.rounds):
@@ -165,19 +168,20 @@ class Bench:
                             "bench.drains:live_latency",
                             folder=folder,
                             endpoint=endpoint,
-                            seconds=self.size.live_s,
+                            count=self.size.live,
                             backlog=has_backlog,
                         )
                     )
                 shutil.rmtree(folder)
-                note(f"  live: {seen[-1]}")
+                note(f"  live: { {name: round(value, 1) for name, value in seen[-1].items()} }")
         slower = ratio([seen["p99"] for seen in busy], [seen["p99"] for seen in alone])
         p99 = [median([seen["p99"] for seen in side]) for side in (busy, alone)]
         p50 = [median([seen["p50"] for seen in side]) for side in (busy, alone)]
+        rate = per_s([seen["per_s"] for seen in busy])
         self.lines.append(
             Line(
                 "live latency while a drain runs, p99",
-                f"{p99[0]:.0f} ms (p50 {p50[0]:.0f})",
+                f"{p99[0]:.0f} ms (p50 {p50[0]:.0f}), beside {rate}",
                 f"without a drain {p99[1]:.0f} ms (p50 {p50[1]:.0f})",
                 slower,
                 "<= 3",
@@ -273,7 +277,9 @@ def main() -> None:
         bench.to_our_cloud(template)
         bench.to_a_sink(template, 0.0, 250_000)
         bench.to_a_sink(template, DELAY_S, 70_000)
-        bench.live(template)
+        lasting = bench.place()
+        call("bench.backlog:build", folder=lasting, count=size.beside_live)
+        bench.live(lasting)
         bench.wire(32, 0.30)
         bench.wire(1_000, 0.25)
         bench.first_home()

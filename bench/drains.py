@@ -26,6 +26,7 @@ from cloud.wire import compress, frame_batch, join_payloads, number_payload
 LIVE_EVERY_S = 0.02
 LIVE_MISSED_S = 5.0
 """A live prediction that takes longer has left its lane: the backlog brings it."""
+TICK_S = 0.005
 GRACE_S = 120.0
 SAMPLE_S = 0.05
 
@@ -91,8 +92,12 @@ class _WatchedClient(CloudClient):
         return answer
 
 
-def live_latency(folder: str, endpoint: str, seconds: float, *, backlog: bool) -> dict[str, float]:
-    """ms from log() to the confirmation of a live prediction, each in a batch of its own, one after the other."""
+def live_latency(folder: str, endpoint: str, count: int, *, backlog: bool) -> dict[str, float]:
+    """ms from log() to the confirmation of a live prediction, each in a batch of its own, one after the other.
+
+    With a backlog, all of them while it drains; `per_s` says how fast, and `lag` how late a timer of the device's own
+    was then.
+    """
 
     async def live() -> dict[str, float]:
         settings = ours.settings(
@@ -106,29 +111,45 @@ def live_latency(folder: str, endpoint: str, seconds: float, *, backlog: bool) -
         client.answered = {}
         took: list[float] = []
         durable: list[float] = []
+        lag: list[float] = []
         missed = 0
-        async with open_pipeline(settings, Ports(client=client)) as pipeline:
+        async with open_pipeline(settings, Ports(client=client)) as pipeline, trio.open_nursery() as nursery:
             await _until_ready(pipeline, backlog=backlog)
-            with trio.move_on_after(seconds):
-                for one in itertools.cycle(predictions(1_000)):
-                    if backlog and not pipeline.cells.drain.value.active:
-                        break
-                    asked = time.perf_counter()
-                    receipt = await pipeline.log(one)
-                    durable.append((time.perf_counter() - asked) * 1e3)
-                    with trio.move_on_after(LIVE_MISSED_S) as scope:
-                        await client.answered.setdefault(b"%d" % (receipt.seq or 0), trio.Event()).wait()
-                        took.append((time.perf_counter() - asked) * 1e3)
-                    missed += scope.cancelled_caught
-                    await trio.sleep(LIVE_EVERY_S)
+            nursery.start_soon(_tick, lag)
+            drain = pipeline.cells.drain
+            began, sent = time.perf_counter(), drain.value.sent
+            for one in itertools.islice(itertools.cycle(predictions(1_000)), count):
+                asked = time.perf_counter()
+                receipt = await pipeline.log(one)
+                durable.append((time.perf_counter() - asked) * 1e3)
+                with trio.move_on_after(LIVE_MISSED_S) as scope:
+                    await client.answered.setdefault(b"%d" % (receipt.seq or 0), trio.Event()).wait()
+                    took.append((time.perf_counter() - asked) * 1e3)
+                missed += scope.cancelled_caught
+                await trio.sleep(LIVE_EVERY_S)
+            assert drain.value.active is backlog, "a drain that ends before the last of them is none beside them"
+            per_s = (drain.value.sent - sent) / (time.perf_counter() - began)
+            nursery.cancel_scope.cancel()
         return {
+            "first": took[0],
             "p50": percentile(took, 0.5),
             "p99": percentile(took, 0.99),
+            "worst": max(took),
             "missed": missed,
             "durable": percentile(durable, 0.99),
+            "lag": percentile(lag, 0.99),
+            "per_s": per_s,
         }
 
     return trio.run(live)
+
+
+async def _tick(lag: list[float]) -> None:
+    """How many ms after its time a timer's task has its turn."""
+    while True:
+        due = time.perf_counter() + TICK_S
+        await trio.sleep(TICK_S)
+        lag.append((time.perf_counter() - due) * 1e3)
 
 
 async def _until_ready(pipeline: Pipeline, *, backlog: bool) -> None:

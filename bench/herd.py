@@ -146,7 +146,7 @@ def herd(devices: int, backlog: int, seed: int = 1) -> dict[str, float]:
 async def _drain(client: _Client, backlog: int, rng: random.Random) -> None:
     """One device from link up to the last confirmation."""
     link = AsyncValue(Link(LinkState.UNKNOWN))
-    knobs, stopping = AsyncValue(Knobs()), trio.Event()
+    knobs, traffic, stopping = AsyncValue(Knobs()), AsyncValue(Traffic()), trio.Event()
     control_in, control = trio.open_memory_channel[PageRequest | Outcome](64)
     batches_in, batches = trio.open_memory_channel[Batch](1)
     live_in, live = trio.open_memory_channel[Batch](1)
@@ -159,14 +159,15 @@ async def _drain(client: _Client, backlog: int, rng: random.Random) -> None:
         async def send() -> None:
             await uplink.run(
                 live, batches, control_in.clone(), reports_in,
-                link=link, stopping=stopping, traffic=AsyncValue(Traffic()), books=AsyncValue(Books()),
+                link=link, stopping=stopping, traffic=traffic, books=AsyncValue(Books()),
                 client=client, device_id="d", knobs=knobs, rng=rng, now=now,  # type: ignore[arg-type]
             )  # fmt: skip
 
         async def recover() -> None:
             await recovery.run(
                 nudges, control_in, batches_in,
-                link=link, drain=AsyncValue(Drain()), knobs=knobs, start_jitter_s=RECOVERY_JITTER_S, rng=rng,
+                link=link, drain=AsyncValue(Drain()), traffic=traffic, knobs=knobs, rng=rng,
+                start_jitter_s=RECOVERY_JITTER_S,
             )  # fmt: skip
 
         async def watch() -> None:

@@ -1,20 +1,26 @@
+import math
+
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.messages import Delivery, Trouble
+from actors.messages import Delivery, Traffic, Trouble
 from actors.pacing import (
     BATCH_MIN,
     IN_FLIGHT_MAX,
+    LIVE_PAUSE_S,
     LIVE_SLICE_S,
     SLICE_S,
     UNDER_WAY_MAX,
     Pace,
+    live_near,
     next_due,
     next_pace,
     page_size,
     rate_per_s,
+    rested_at,
+    turn_at,
 )
 
 GOOD = Delivery(Trouble.NONE, records=32, seconds=0.05)
@@ -62,14 +68,6 @@ def test_a_cloud_that_needs_its_time_for_a_thousand_gets_no_more_at_once():
         pace = after(pace, attrs.evolve(GOOD, records=pace.batch_size, seconds=seconds, records_max=4000))
         assert pace.batch_size <= 1024
         assert pace.batch_size * record_s <= SLICE_S
-
-
-def test_beside_live_batches_no_post_becomes_longer_than_a_slice_because_the_cloud_would_take_it():
-    pace = Pace(32)
-    for _ in range(40):
-        seconds = 0.001 + pace.batch_size * pace.in_flight * 45e-6
-        pace = after(pace, attrs.evolve(GOOD, records=pace.batch_size, seconds=seconds, live=True, records_max=4000))
-        assert pace.batch_size * pace.in_flight * 45e-6 <= LIVE_SLICE_S + 2 * BATCH_MIN * 45e-6
 
 
 def test_a_cloud_that_takes_fewer_gets_no_more_than_it_said():
@@ -154,42 +152,108 @@ def test_quick_answers_are_no_sign_of_load_whatever_the_best_was():
     assert after(pace, attrs.evolve(GOOD, seconds=0.019)).in_flight == 6
 
 
+# --- beside live batches
+
+
 def beside_live(pace, way_s, record_s, deliveries=40):
-    """The sizes and requests of a drain beside live batches, to a cloud that takes one POST after the other."""
+    """The paces of a drain beside live batches of one, to a cloud that needs so long for each record."""
     seen = []
     for _ in range(deliveries):
-        seen.append((pace.batch_size, pace.in_flight))
-        seconds = way_s + pace.in_flight * pace.batch_size * record_s
-        pace = after(pace, attrs.evolve(GOOD, seconds=seconds, live=True))
+        seen.append(pace)
+        seconds = way_s + pace.live_size * record_s
+        delivery = attrs.evolve(GOOD, records=pace.live_size, seconds=seconds, records_max=4000)
+        pace = next_pace(pace, delivery, generation=pace.generation, live_s=way_s + record_s)
     return seen
 
 
-@pytest.mark.parametrize("way_s", [0.001, 0.05, 0.3])
-@pytest.mark.parametrize("before", [Pace(32), Pace(1000, in_flight=2, best_s=0.04, way_s=0.002)])
-def test_beside_live_batches_a_post_occupies_the_cloud_no_longer_than_a_slice(before, way_s):
-    """A cloud that stores 22,000 a second takes 45 microseconds a record: 1,000 would be in the way for 45 ms."""
-    record_s = 45e-6
-    seen = beside_live(before, way_s, record_s)[12:]
-    smallest_s = 2 * BATCH_MIN * record_s  # that much of the way's own time may be a record's
-    assert all(size * in_flight * record_s <= LIVE_SLICE_S + smallest_s for size, in_flight in seen)
-    assert all(size >= 128 for size, _ in seen), "and no shorter than it must"
+def test_beside_live_batches_it_begins_small_whatever_went_before():
+    grown = Pace(4000, in_flight=3, best_s=0.04, way_s=0.002)
+    assert page_size(grown, None, beside_live=True) == 32
+    assert page_size(grown, 20.0, beside_live=True) == 20
 
 
-def test_beside_live_batches_a_far_and_quick_cloud_gets_all_that_may_be_under_way():
-    assert beside_live(Pace(32), 0.3, 1e-7)[-1] == (1000, IN_FLIGHT_MAX)
+@pytest.mark.parametrize(
+    ("way_s", "record_s", "sizes"),
+    [
+        (0.005, 45e-6, [32, 64]),
+        (0.005, 1e-6, [32, 64, 128, 256, 512, 1000]),
+        (0.05, 45e-6, [32, 64, 128, 256, 512]),
+        (0.3, 45e-6, [32, 64, 128, 256, 512, 1000]),
+        (0.005, 400e-6, [32]),
+        (0.3, 1e-7, [32, 64, 128, 256, 512, 1000]),
+    ],
+)
+def test_beside_live_batches_one_occupies_the_cloud_as_long_as_a_live_one_may_wait(way_s, record_s, sizes):
+    """A cloud that stores 22,000 a second takes 45 microseconds a record: 1,000 would be in the way for 45 ms, which is
+    much where an answer takes 5 ms, and little where it takes 300.
+    """
+    paces = beside_live(Pace(32), way_s, record_s)
+    seen = [pace.live_size for pace in paces]
+    assert seen[: len(sizes)] == sizes
+    assert set(seen[len(sizes) :]) == {sizes[-1]}, "and it stays there"
+    slice_s = max(LIVE_SLICE_S, min(way_s, SLICE_S))
+    assert all(size * record_s <= slice_s or size < 4 * BATCH_MIN for size in seen)
 
 
-def test_a_slow_cloud_still_gets_batches_of_32_beside_live_ones():
-    for pace in (Pace(32), Pace(1000, in_flight=2, best_s=10.0, way_s=0.3)):
-        seen = beside_live(pace, 0.01, 0.01)[12:]
-        assert {in_flight for _, in_flight in seen} == {1}
-        assert all(BATCH_MIN <= size < 4 * BATCH_MIN for size, _ in seen)
+def test_what_goes_on_beside_live_batches_leaves_the_pace_without_them_as_it_was():
+    before = Pace(1000, in_flight=5, best_s=0.04, way_s=0.002)
+    after_all = beside_live(before, 0.001, 45e-6)[-1]
+    assert after_all == attrs.evolve(before, live_size=64, live_best_s=0.001045, size_max=4000)
 
 
-def test_without_live_batches_the_pace_grows_again():
-    pace = attrs.evolve(Pace(250), way_s=0.001)
-    assert after(pace, attrs.evolve(GOOD, seconds=0.03, live=True)).batch_size == 125
-    assert after(pace, attrs.evolve(GOOD, seconds=0.03)).batch_size == 500
+def test_what_a_live_batch_takes_is_measured_at_the_quickest_one_but_not_for_ever():
+    """One or another waited for the backlog itself; and the way may have become longer."""
+    pace, best = Pace(32), []
+    for live_s in [0.1, 0.005, *[0.1] * 40]:
+        pace = next_pace(pace, GOOD, generation=0, live_s=live_s)
+        best.append(pace.live_best_s)
+    assert best[:4] == pytest.approx([0.1, 0.005, 0.0055, 0.00605])
+    assert best[-1] == 0.1
+
+
+def test_before_a_live_batch_was_stored_nothing_is_made_of_what_one_takes():
+    pace = Pace(32)
+    assert next_pace(pace, GOOD, generation=0, live_s=math.inf) == pace
+
+
+def test_beside_live_batches_of_which_bytes_keep_it_small_it_asks_for_no_more():
+    pace = Pace(32, live_size=512)
+    delivery = attrs.evolve(GOOD, records=256, seconds=0.005)
+    assert next_pace(pace, delivery, generation=0, live_s=0.004).live_size == 512
+
+
+def test_beside_live_batches_trouble_halves_both_and_too_large_that_which_was():
+    pace = Pace(1000, in_flight=2, live_size=128)
+    sizes = []
+    for trouble in (Trouble.BUSY, Trouble.BUSY, Trouble.BUSY, Trouble.FAILED, Trouble.FAILED, Trouble.TOO_LARGE):
+        delivery = Delivery(trouble, records=0, seconds=0.1)
+        pace = next_pace(pace, delivery, generation=pace.generation, live_s=0.004)
+        sizes.append((pace.batch_size, pace.in_flight, pace.live_size))
+    assert sizes == [(1000, 1, 64), (500, 1, 32), (250, 1, 32), (125, 1, 16), (62, 1, 8), (62, 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("traffic", "near"),
+    [
+        (Traffic(), False),
+        (Traffic(live_under_way=True), True),
+        (Traffic(live_at=98.0), False),
+        (Traffic(live_at=98.1), True),
+    ],
+)
+def test_a_live_batch_is_near_while_one_is_under_way_and_two_seconds_after(traffic, near):
+    assert live_near(traffic, 100.0) is near
+
+
+def test_the_backlog_has_its_turn_right_after_a_live_batch_or_where_none_comes_for_a_moment():
+    assert turn_at(live_at=7.0, rested_at=6.9) == 7.0
+    assert turn_at(live_at=7.0, rested_at=7.01) == 7.01 + LIVE_PAUSE_S
+    assert turn_at(live_at=-math.inf, rested_at=3.0) == 3.0 + LIVE_PAUSE_S
+
+
+def test_before_that_it_rests_the_longer_the_more_it_has_sent():
+    assert rested_at(10.0, 0) == 10.0
+    assert rested_at(10.0, 1000) == 10.4
 
 
 def test_too_large_halves_the_batch_and_not_the_requests():
@@ -222,7 +286,7 @@ def test_rate_before_any_time_has_passed_is_none():
             st.sampled_from(list(Trouble)),
             st.floats(0, 100),
             st.integers(0, 3),
-            st.booleans(),
+            st.none() | st.floats(0, 100),
             st.sampled_from([500, 1000, 4000]),
         ),
         max_size=60,
@@ -233,10 +297,12 @@ def test_whatever_happens_the_pace_stays_within_its_bounds(steps):
     for trouble, seconds, age, live, most in steps:
         old = pace
         generation = max(0, pace.generation - age)
-        delivery = Delivery(trouble, records=1, seconds=seconds, live=live, records_max=most)
-        pace = next_pace(pace, delivery, generation=generation)
+        delivery = Delivery(trouble, records=1, seconds=seconds, records_max=most)
+        pace = next_pace(pace, delivery, generation=generation, live_s=live)
         assert 1 <= pace.batch_size <= (most if generation == old.generation else old.batch_size)
+        assert 1 <= pace.live_size <= min(1000, most if generation == old.generation else old.live_size)
         assert 1 <= pace.in_flight <= IN_FLIGHT_MAX
         assert pace.in_flight * pace.batch_size <= UNDER_WAY_MAX
         if trouble is not Trouble.NONE:
             assert pace.batch_size * pace.in_flight <= old.batch_size * old.in_flight
+            assert pace.live_size <= old.live_size

@@ -5,6 +5,7 @@ import random
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio_util import AsyncValue
@@ -21,6 +22,7 @@ from actors.messages import (
     Outcome,
     Page,
     PageRequest,
+    Traffic,
     Trouble,
 )
 from actors.seqs import Stored
@@ -46,6 +48,7 @@ class World:
         self.outcomes = []
         self.link = AsyncValue(Link(state))
         self.drain = AsyncValue(Drain())
+        self.traffic = AsyncValue(Traffic())
         self.nudges, nudges = trio.open_memory_channel(1)
         self.requests: Any
         requests, self.requests = trio.open_memory_channel(8)
@@ -53,7 +56,8 @@ class World:
         self.ended = trio.Event()
         self.nursery = nursery
         given: dict[str, Any] = {"knobs": AsyncValue(knobs), "start_jitter_s": 4.0, "rng": random.Random(SEED)} | more
-        self._run = partial(recovery.run, nudges, requests, backlog, link=self.link, drain=self.drain, **given)
+        cells = {"link": self.link, "drain": self.drain, "traffic": self.traffic}
+        self._run = partial(recovery.run, nudges, requests, backlog, **cells, **given)
         nursery.start_soon(self._recover)
         nursery.start_soon(self._disk)
         for _ in range(8):
@@ -104,6 +108,12 @@ class World:
             self.pending -= set(seqs)
             self.sent += seqs
             batch.reply.put(Delivery(trouble, len(seqs), trio.current_time() - began))
+
+    async def live_batch(self, seconds):
+        """One is under way for so long."""
+        self.traffic.value = attrs.evolve(self.traffic.value, live_under_way=True)
+        await trio.sleep(seconds)
+        self.traffic.value = Traffic(live_at=trio.current_time(), live_s=seconds)
 
     async def end(self):
         self.nudges.close()
@@ -412,3 +422,65 @@ async def test_once_batches_are_full_the_next_page_is_read_while_the_others_are_
     await trio.sleep(20)
     assert world.pending == set()
     await world.end()
+
+
+# --- beside live batches
+
+
+async def test_beside_live_batches_each_turn_of_the_backlog_is_one_small_batch_right_after_one_of_them(
+    autojump_clock, others
+):
+    """So it is through before the next one comes: here every 40 ms."""
+    world = World(others, range(1, 10_001), latency_s=0.006, start_jitter_s=0.0)
+    world.nudge()
+    for _ in range(24):
+        await world.live_batch(0.005)
+        await trio.sleep(0.035)
+    assert [len(seqs) for seqs, _ in world.posts] == [32, 64, 128, 256, 512, 1000]
+    assert [at for _, at in world.posts] == pytest.approx([0.005 + 0.04 * n for n in (0, 1, 2, 4, 7, 13)]), (
+        "and it rests"
+    )
+    assert world.most_under_way == 1
+    await world.end()
+
+
+async def test_where_no_live_batch_comes_for_a_moment_the_backlog_has_its_turn_all_the_same(autojump_clock, others):
+    world = World(others, range(1, 1001), latency_s=0.01, start_jitter_s=0.0)
+    world.traffic.value = Traffic(live_under_way=True)
+    world.nudge()
+    await trio.sleep(0.3)
+    assert [at for _, at in world.posts] == pytest.approx([0.05, 0.1228, 0.1956, 0.2684])
+    await world.end()
+
+
+async def test_the_first_live_batch_makes_the_backlog_small_and_after_the_last_it_is_as_large_as_before(
+    autojump_clock, others
+):
+    world = World(others, range(1, 200_001), latency_s=0.1, start_jitter_s=0.0)
+    world.nudge()
+    await trio.sleep(0.95)
+    assert (len(world.posts[-1][0]), world.under_way) == (1000, 8)
+    await world.live_batch(0.1)
+    before = sum(at <= 0.95 for _, at in world.posts)
+    await trio.sleep(1.99)
+    beside = world.posts[before:]
+    assert [outcome.fate for outcome in world.outcomes] == [Fate.RELEASED], "what had been read is given back"
+    assert [len(seqs) for seqs, _ in beside[:7]] == [32, 64, 128, 256, 512, 1000, 1000]
+    assert [at for _, at in beside[:3]] == pytest.approx([1.05, 1.2128, 1.3884])
+    assert world.under_way <= 1
+    await trio.sleep(0.4)
+    assert (len(world.posts[-1][0]), world.under_way) == (1000, 8)
+    await trio.sleep(10)
+    assert world.pending == set()
+    assert sorted(world.sent) == list(range(1, 200_001))
+    await world.end()
+
+
+async def test_the_end_does_not_wait_for_the_backlogs_turn(autojump_clock, others):
+    world = World(others, range(1, 1001), latency_s=0.01, start_jitter_s=0.0)
+    world.traffic.value = Traffic(live_under_way=True)
+    world.nudge()
+    await trio.sleep(0.07)
+    await world.end()
+    assert trio.current_time() == 0.07
+    assert len(world.sent) == 32

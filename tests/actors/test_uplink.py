@@ -33,7 +33,6 @@ from actors.ports.client import ApiKey, CloudClient
 from actors.ports.lane import run_inline
 from actors.reply import Reply
 from actors.seqs import Stored
-from actors.uplink import GIVE_WAY_S
 from cloud import wire
 from tests.network import Network
 
@@ -354,7 +353,7 @@ async def test_413_splits_and_both_lanes_remember_the_size_that_passed(autojump_
     await trio.sleep(1)
     batch = late(*range(33, 49))
     await world.backlog.send(batch)
-    assert await batch.reply.wait() == Delivery(Trouble.NONE, records=16, seconds=0.0, live=True)
+    assert await batch.reply.wait() == Delivery(Trouble.NONE, records=16, seconds=0.0)
     assert await world.end() == {Fate.SENT: list(range(1, 49))}
     assert world.shape()[:3] == [32, 16, 8]
     assert max(world.shape()[3:]) <= 8
@@ -488,48 +487,6 @@ async def test_a_backoff_ends_when_the_device_stops_and_each_batch_left_is_offer
     assert await world.end() == {Fate.RELEASED: [1, 2], Fate.SENT: [3]}
     assert len(world.at) == 5, "the last batch is offered even over a link that is thought to be down"
     assert trio.current_time() == pytest.approx(sum(pauses(2)) + 0.01)
-
-
-async def test_live_never_waits_for_the_backlog_of_which_eight_are_under_way(autojump_clock, world):
-    async def slow(envelope):
-        if envelope.late:
-            await trio.sleep(20)
-        return await world.store(envelope)
-
-    world.script = [slow] * 20
-    batches = [late(seq) for seq in range(1, 11)]
-    for batch in batches:
-        await world.backlog.send(batch)
-    await trio.sleep(1)
-    await world.live.send(live(11))
-    await trio.sleep(1)
-    assert world.at == [0.0] * 8 + [1.0]
-    assert world.stored == [11]
-    assert await world.end() == {Fate.SENT: list(range(1, 12))}
-    assert [(await batch.reply.wait()).seconds for batch in batches] == [20.0] * 10
-
-
-async def test_a_backlog_batch_lets_a_live_one_under_way_go_first_but_not_for_ever(autojump_clock, world):
-    async def slow(envelope):
-        await trio.sleep(next(times))
-        return await world.store(envelope)
-
-    times = iter([0.1, 0.0, 20.0, 0.0])
-    world.script = [slow] * 4
-    quick, stuck = late(2), late(4)
-    await world.live.send(live(1))
-    await trio.sleep(0.01)
-    await world.backlog.send(quick)
-    await trio.sleep(0.99)
-    await world.live.send(live(3))
-    await trio.sleep(0.01)
-    await world.backlog.send(stuck)
-    await trio.sleep(29)
-    assert world.at == pytest.approx([0.0, 0.1, 1.0, 1.01 + GIVE_WAY_S])
-    assert [(await batch.reply.wait()).live for batch in (quick, stuck)] == [True, True]
-    later = late(5)
-    await world.backlog.send(later)
-    assert not (await later.reply.wait()).live, "the last live one is a long time ago"
 
 
 async def test_bad_news_waits_for_connectivity_good_news_does_not(autojump_clock, servers):
