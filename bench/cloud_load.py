@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import random
+import selectors
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -60,18 +62,33 @@ def connected(endpoint: str) -> Iterator[Callable[..., int]]:
 
 
 def post(endpoint: str, count: int, size: int, connections: int) -> dict[str, float]:
-    """Predictions a second from so many devices, each as fast as it is answered."""
+    """Predictions a second from so many devices, each as fast as it is answered.
+
+    Requests are built beforehand and sent by one thread: `http.client` costs a fifth of what the service does, on the
+    same processors.
+    """
+    url = urlsplit(endpoint)
     each = count // connections // size * size
-    loads = [bodies(f"camera-{n}", each, size) for n in range(connections)]
-
-    def feed(load: list[bytes]) -> None:
-        with connected(endpoint) as ask:
-            for body in load:
-                assert ask("POST", "/log", body) == 200
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(connections) as pool:
-        list(pool.map(feed, loads))
+    loads = [iter([_request(body) for body in bodies(f"camera-{n}", each, size)]) for n in range(connections)]
+    with contextlib.ExitStack() as stack:
+        ready = stack.enter_context(selectors.DefaultSelector())
+        sockets = [socket.create_connection((url.hostname or "", url.port or 0), timeout=60) for _ in loads]
+        for connection, load in zip(sockets, loads, strict=True):
+            stack.enter_context(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ready.register(connection, selectors.EVENT_READ, load)
+        began = time.perf_counter()
+        for connection, load in zip(sockets, loads, strict=True):
+            connection.sendall(next(load))
+        while ready.get_map():
+            for key, _ in ready.select():
+                connection = cast("socket.socket", key.fileobj)
+                assert _status(connection) == 200
+                request = next(key.data, None)
+                if request is None:
+                    ready.unregister(connection)
+                else:
+                    connection.sendall(request)
     return {"per_s": each * connections / (time.perf_counter() - began)}
 
 
@@ -162,6 +179,18 @@ def _answer(connection: socket.socket) -> int:
     answer.begin()
     answer.read()
     return answer.status
+
+
+def _status(connection: socket.socket) -> int:
+    """Of an answer whose length is told, read whole."""
+    answer = b""
+    while True:
+        piece = connection.recv(64 * 1024)
+        assert piece, "the service closed the connection"
+        answer += piece
+        head, found, body = answer.partition(b"\r\n\r\n")
+        if found and len(body) >= int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            return int(head[9:12])
 
 
 def hostile(endpoint: str, count: int, connections: int) -> dict[str, float]:

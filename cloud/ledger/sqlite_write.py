@@ -148,7 +148,8 @@ def _keep_aside(db: sqlite3.Connection, numbers: Numbers, conflict: Contradictio
 
 def _insert(db: sqlite3.Connection, devices: Mapping[str, int], numbers: Numbers, plans: Sequence[Plan]) -> None:
     """Store what is new, and add to the rollups."""
-    named = {(record.model_name, record.model_version) for plan in plans for record in plan.fresh}
+    sums = rollups_of(plans)
+    named = {(key.model_name, key.model_version): None for _, key in sums}
     models = {model: _model(db, *model) for model in named}
     rows = list(_rows(devices, numbers, models, plans))
     at = 0
@@ -160,7 +161,7 @@ def _insert(db: sqlite3.Connection, devices: Mapping[str, int], numbers: Numbers
         db,
         [
             (devices[device_id], models[key.model_name, key.model_version], key, rollup)
-            for (device_id, key), rollup in rollups_of(plans).items()
+            for (device_id, key), rollup in sums.items()
         ],
     )
 
