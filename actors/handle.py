@@ -28,7 +28,7 @@ from actors.reply import Reply
 from actors.settings import Settings
 from actors.status import Cells, Status, status_of
 from actors.tasks import Chore, Done, Task, TaskRefused
-from cloud.wire import Prediction, encode_prediction
+from cloud.wire import Prediction, encode_prediction, encode_predictions
 
 Control: TypeAlias = PageRequest | Outcome | Chore
 """What reaches the owner of the disk beside what asks to be made durable."""
@@ -82,10 +82,11 @@ class Pipeline:
 
         Raises `CallTooLarge` beside what `log` raises: their JSON may be an eighth of BUFFER_MAX_SIZE_MB at most.
         """
-        entries = tuple([Entry(one.image_id, one.timestamp, encode_prediction(one)) for one in predictions])
-        if not entries:
+        if not predictions:
             return ()
-        return await self._make_durable(entries, sum([len(entry.body) for entry in entries]))
+        bodies = encode_predictions(predictions)
+        entries = [Entry(one.image_id, one.timestamp, body) for one, body in zip(predictions, bodies, strict=True)]
+        return await self._make_durable(tuple(entries), sum(map(len, bodies)))
 
     async def _make_durable(self, entries: tuple[Entry, ...], size_bytes: int) -> tuple[Receipt, ...]:
         mib_max = self.settings.buffer_max_size_mb
