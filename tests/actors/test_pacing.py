@@ -253,7 +253,7 @@ def test_the_backlog_has_its_turn_right_after_a_live_batch_or_where_none_comes_f
 
 def test_before_that_it_rests_the_longer_the_more_it_has_sent():
     assert rested_at(10.0, 0) == 10.0
-    assert rested_at(10.0, 1000) == 10.4
+    assert rested_at(10.0, 1000) == 10.1
 
 
 def test_too_large_halves_the_batch_and_not_the_requests():
