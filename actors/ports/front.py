@@ -35,15 +35,15 @@ class Front:
     pending_count: int = attrs.field(default=0, init=False)
     """Predictions that the cloud has not confirmed."""
     trouble: str = attrs.field(default="", init=False)
-    """Why groups are committed in SQLite instead of the journal; empty while the journal takes them."""
-    try_journal: bool = attrs.field(default=False, init=False)
-    """Whether the next group may see if the journal takes it again."""
+    """Why groups are committed in SQLite instead of the journal, until `try_again`; empty while it takes them."""
 
     def accept(self, entries: Sequence[Entry]) -> list[Stored] | None:
         """Number and commit in the journal; None where that can't be written now. `BufferFull`."""
         with self.mutex:
             rows = self.number(entries)
-            if not (self.options.journal and self._append(rows)):
+            if self.options.journal and not self.trouble:
+                self.trouble = self._append(rows)
+            if self.trouble or not self.options.journal:
                 return None
             self.held.add(rows)
             return self.give_out(rows)
@@ -70,21 +70,21 @@ class Front:
         self.pending_count += len(rows)
         return [Stored(row.seq, row.payload) for row in rows]
 
-    def _append(self, rows: Sequence[Row]) -> bool:
-        """Commit in the journal; False where it can't be written, and from then on until it may be tried again."""
-        if self.trouble and not self.try_journal:
-            return False
-        self.try_journal = False
+    def try_again(self) -> None:
+        """See whether the journal takes groups again, with none: its trouble ends although nobody accepts anything."""
+        with self.mutex:
+            if self.trouble:
+                self.trouble = self._append([])
+
+    def _append(self, rows: Sequence[Row]) -> str:
+        """Commit in the journal; why it can't be written, if so."""
         if len(self.held) >= HELD_MAX:
-            self.trouble = "SQLite takes no rows, and the journal alone must not grow without bound"
-            return False
+            return "SQLite takes no rows, and the journal alone must not grow without bound"
         try:
-            self.journal.append(rows[0].seq, [encode_line(row.seq, row.payload, row.crc32c) for row in rows])
+            self.journal.append(self.next_seq, [encode_line(row.seq, row.payload, row.crc32c) for row in rows])
         except JournalError as exc:
-            self.trouble = str(exc)
-            return False
-        self.trouble = ""
-        return True
+            return str(exc)
+        return ""
 
     def waiting(self) -> tuple[list[Row], int]:
         """The rows that SQLite lacks, and the number up to which all is there once it has them."""

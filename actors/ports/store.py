@@ -246,7 +246,7 @@ class Store:
     def tidy(self) -> bool:
         """A stroke of what is due: flush, checkpoint, retire, clean up. True if more is due at once. `DiskTrouble`."""
         now = self._options.now()
-        self._front.try_journal = True
+        self._front.try_again()
         try:
             self._aside.look()
             if self._front.held and now - self._front.held.since >= FLUSH_AGE_S:

@@ -322,6 +322,30 @@ def test_journal_of_another_stream_is_kept_whole_and_not_mixed_in(disk, tmp_path
     store.close()
 
 
+def test_trouble_of_the_journal_ends_by_itself_although_nothing_is_accepted(disk):
+    failing = [True]
+
+    def sync(_):
+        if failing[0]:
+            raise OSError(5, "Input/output error")
+
+    world = disk(sync=sync)
+    store = world.open()
+    assert store.accept(entries(3))[-1].seq == 3
+    assert "Input/output error" in store.journal_trouble
+    store.tidy()
+    assert "Input/output error" in store.journal_trouble
+    failing[0] = False
+    assert store.accept(entries(1))[0].seq == 4
+    assert store.journal_trouble, "no group tries what was refused a moment ago"
+    store.tidy()
+    assert store.journal_trouble == ""
+    store = world.kill(store)
+    assert seqs_pending(store) == [1, 2, 3, 4]
+    assert store.accept(entries(1))[0].seq == 5
+    store.close()
+
+
 def test_without_the_journal_every_accept_is_a_commit(disk):
     world = disk(journal=False)
     store = world.open()
