@@ -295,6 +295,7 @@ class Journal:
         header = self._describe(first_seq)
         self._path = self._folder / f"{first_seq:020d}-{header.session_id}{SUFFIX}"
         # A file of this name can only be one whose first group failed: nothing in it was acknowledged.
+        self._closed = [segment for segment in self._closed if segment.path != self._path]
         self._fd = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._first_seq = first_seq
         self._last_seq = first_seq - 1
@@ -342,9 +343,11 @@ class Journal:
             self.rotate()
         else:
             os.close(self._fd)
-            self._fd = None
-            self._good_bytes = 0
-            self._path.unlink(missing_ok=True)
+            self._fd, self._good_bytes = None, 0
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError:  # the disk is read-only by now, say: it goes with those that are retired
+                self._closed.append(Closed(self._path, self._last_seq, 0))
 
 
 def _check_writable(fd: int) -> None:

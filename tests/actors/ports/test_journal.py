@@ -282,6 +282,27 @@ def test_disk_that_fails_at_the_header_leaves_nothing_behind_and_heals(tmp_path)
     assert [seq for seq, _ in scan(orphans(tmp_path)[0]).records] == [1]
 
 
+@pytest.mark.parametrize("goes_on_at", [1, 4])
+def test_segment_that_a_read_only_disk_would_not_let_go_is_no_orphan(tmp_path, monkeypatch, goes_on_at):
+    failing = [True]
+
+    def refuse(*_, **__):
+        if failing[0]:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    journal = Journal(tmp_path, describe=header, sync=refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(JournalError):
+            journal.append(1, lines(1, 1))
+    assert len(orphans(tmp_path)) == 1
+    failing[0] = False
+    journal.append(goes_on_at, lines(goes_on_at, 2))  # what lies between was committed elsewhere, or nothing does
+    journal.retire(goes_on_at - 1)
+    (left,) = orphans(tmp_path)
+    assert [seq for seq, _ in scan(left).records] == [goes_on_at, goes_on_at + 1]
+
+
 def test_hole_in_the_numbers_ends_a_segment(tmp_path):
     """What lies between was committed in SQLite: it must not look lost."""
     journal = Journal(tmp_path, describe=header)
