@@ -120,6 +120,25 @@ async def test_a_changed_device_id_leaves_the_backlog_its_old_one(world, autojum
     assert (await finding(world, world.folder / "buffer.db", "old", "new")).good
 
 
+async def test_an_id_that_changes_before_the_first_prediction_is_the_new_one_also_after_a_restart(
+    world, autojump_clock
+):
+    """The database knows the old one alone, and the names must not be taken for another database's."""
+    for name in ("old", "older than the first prediction", "new"):
+        async with world.device(edge_device_id=name, cloud_logging_enabled=False):
+            pass
+    async with world.device(edge_device_id="new", cloud_logging_enabled=False) as device:
+        receipt = await device.log(prediction(image_id="n1"))
+    async with world.device(edge_device_id="new") as device:
+        assert (await device.log(prediction(image_id="n2"))).stream_id == receipt.stream_id
+        await all_home(device)
+    assert await images(world, "new") == ["n1", "n2"]
+    assert (await world.web.get("/devices/old/audit")).status_code == 404
+    (stream,) = (await world.web.get("/devices/new/audit")).json()["streams"]
+    assert (stream["stream_id"], stream["missing"]) == (receipt.stream_id, 0)
+    assert (await finding(world, world.folder / "buffer.db", "new")).good
+
+
 async def test_a_buffer_that_was_deleted_begins_a_new_stream(world, autojump_clock):
     for name in ("before", "after"):
         async with world.device() as device:

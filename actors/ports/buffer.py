@@ -21,7 +21,7 @@ from actors.ports.confirmed import read_confirmed
 from actors.ports.counts import check_counts, recount
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
-from actors.ports.schema import HIGHEST, MIGRATIONS, ROWS, is_stream, is_tombstone
+from actors.ports.schema import HIGHEST, MIGRATIONS, ROWS, VIEW, is_stream, is_tombstone
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
@@ -99,6 +99,10 @@ class Buffer:
         self._connection.execute("PRAGMA legacy_alter_table = ON")
         for number in range(version, len(MIGRATIONS)):
             database.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
+        # Nothing of ours needs it, so its damage would show to the operator alone.
+        made = "SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE name = 'prediction_buffer'"
+        if self._connection.execute(made).fetchone() != (VIEW.encode(),):
+            database.executescript(f"BEGIN IMMEDIATE; DROP VIEW IF EXISTS prediction_buffer; {VIEW}; COMMIT")
 
     def stream(self) -> str | None:
         """The stream that this buffer is the life of; None in a new one."""

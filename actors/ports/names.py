@@ -75,7 +75,8 @@ class Names:
 
     def begin(self, first_seq: int, device_id: str) -> None:
         """Numbers from `first_seq` on have a new name. `OSError`: then nothing has changed."""
-        before = [stream for stream in self.streams if stream.first_seq < first_seq]
+        # By the first one these names are known for this database's own, also where no number was given out under it.
+        before = [self.streams[0], *(stream for stream in self.streams[1:] if stream.first_seq < first_seq)]
         streams = (*before, Stream(self._options.new_id(self._options.now()), device_id, first_seq))
         self._write(streams)
         log.warning("stream_begun", stream_id=streams[-1].stream_id, device_id=device_id, first_seq=first_seq)

@@ -243,7 +243,7 @@ class Reading:
                 f"--where {where!r}: {exc}; it takes an SQL condition on {', '.join(COLUMNS)} and prediction_data,"
                 " such as \"status = 'failed' AND image_id LIKE 'cam-2%'\""
             ) from exc
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # a complaint may quote what is damaged
             raise NoBooks(f"{self.db_path}: {exc}; `buffer repair` mends it") from exc
 
 
@@ -323,7 +323,7 @@ def _only_reading(action: int, *_: object) -> int:
 def _named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as exc:
+    except (sqlite3.Error, UnicodeDecodeError, OSError) as exc:
         raise NoBooks(f"{path}: no buffer of a device can be read there ({exc})") from exc
 
 

@@ -79,6 +79,8 @@ Since format 5 the rows stand in `buffer_predictions`, and `prediction_buffer` i
 confirmed of rows that were written as pending stands in `buffer_confirmed`, as ranges with a checksum (`confirmed.py`).
 """
 
+VIEW = MIGRATIONS[4][MIGRATIONS[4].index("CREATE VIEW") :].strip().rstrip(";")
+"""As SQLite keeps it."""
 ROWS, ROWS_BEFORE = "buffer_predictions", "prediction_buffer"
 """The table of the rows, and what it was called up to format 4."""
 

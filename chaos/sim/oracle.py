@@ -11,9 +11,12 @@ from typing import Any
 import attrs
 import httpx
 
+from actors.messages import Stream
 from actors.pipeline import Pipeline
+from actors.ports.names import read_names
 from actors.settings import Settings, WhenFull
 from actors.status import Status
+from actors.streams import stream_of
 from chaos.sim.books import Books, Made, Number, Violation
 from chaos.sim.cloud import UNWANTED
 from chaos.sim.coverage import Coverage
@@ -76,8 +79,9 @@ def check_rest(books: Books, status: Status, settings: Settings, link: Link) -> 
     if wrong:
         raise Violation(f"status after convergence: {wrong}")
     stream, rows, losses = read_rest(settings.buffer_db_path, books)
+    streams = read_names(settings.buffer_db_path, Stream(stream, books.device))
     failed = ((seq, error or b"") for seq, state, _, error in rows if state == "failed")
-    books.failed = {(stream, seq): error.decode(errors="replace") for seq, error in failed}
+    books.failed = {(stream_of(streams, seq).stream_id, seq): error.decode(errors="replace") for seq, error in failed}
     if books.database_hit:
         return
     for seq, state, payload, _ in rows:
@@ -103,12 +107,12 @@ def read_rest(path: Path, books: Books) -> tuple[str, list[Any], list[Any]]:
             stream = connection.execute("SELECT stream_id FROM buffer_metadata").fetchone()[0]
             rows = {row[0]: row for row in connection.execute(f"{table} NOT INDEXED")}
             losses = connection.execute("SELECT from_seq, to_seq, reason FROM buffer_losses").fetchall()
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             if not books.database_hit:
                 raise
             stream, losses = books.streams[-1] if books.streams else "", []
             for order in ("ASC", "DESC"):
-                with contextlib.suppress(sqlite3.DatabaseError):
+                with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                     for row in connection.execute(f"{table} NOT INDEXED ORDER BY id {order}"):
                         rows.setdefault(row[0], row)
             books.doubted |= {number for number in books.given if number[1] not in rows}

@@ -12,7 +12,7 @@ from actors.ports.account import read_account
 from actors.ports.chores import perform
 from actors.ports.confirmed import Confirmed, confirm, read_confirmed, retract
 from actors.ports.forks import renumber
-from actors.ports.opening import DiskTrouble
+from actors.ports.opening import DiskTrouble, NoBooks
 from actors.ports.reading import open_reading
 from actors.ports.schema import MIGRATIONS
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
@@ -320,6 +320,25 @@ def test_views_of_the_operators_own_go_on_and_stop_no_upgrade(world):
     store.settle([sent(1, 50)])
     with closing(sqlite3.connect(world.folder / "buffer.db")) as connection:
         assert connection.execute("SELECT count(*) FROM waiting").fetchone() == (50,)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "damage", [(b"ifnull(c.sent_at", b"\xe9fnull(c.sent_at"), (b"p.retry_count", b"p.retry_coun4")]
+)
+def test_a_view_that_is_damaged_is_made_anew_and_told_until_then(world, damage):
+    """A device needs it for nothing: only who looks would meet it."""
+    store = written(world)
+    store.settle([sent(1, 50)])
+    store.close()
+    database = world.folder / "buffer.db"
+    assert database.read_bytes().count(damage[0]) == 1
+    database.write_bytes(database.read_bytes().replace(*damage))
+    with pytest.raises(NoBooks), open_reading(database) as reading:
+        reading.rows(count_max=5)
+    store = world.open()
+    assert not store.recovered.buffer_set_aside
+    assert world.rows()[50] == "sent"
     store.close()
 
 
