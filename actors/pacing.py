@@ -12,8 +12,7 @@ from cloud.wire import BATCH_RECORDS_MAX
 IN_FLIGHT_MAX = 8
 """Requests of the backlog that may be under way at once; the uplink has as many workers."""
 UNDER_WAY_MAX = 12_000
-"""Predictions that may be under way at once, in however few requests: their rows are to be in the buffer's cache still
-when they are marked, and they are what the memory of a drain is."""
+"""Predictions that may be under way at once, in however few requests: they are what the memory of a drain is."""
 LATENCY_FREE_S = 0.02
 """Answers as fast as this say nothing of load, however they compare with the best. Much more, and the first live batch
 would feel the backlog's requests in front of it."""

@@ -10,7 +10,7 @@ Each number of a range has a row that says 'pending'; ranges never overlap.
 import contextlib
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import google_crc32c
 
@@ -22,14 +22,12 @@ from cloud.wire import SEQ_MAX
 class Confirmed:
     """The ranges as memory holds them: in order, with neighbours as one."""
 
-    def __init__(self, spans: Iterable[Span] = ()) -> None:
-        """`spans` in order, without an overlap."""
+    def __init__(self) -> None:
+        """None yet."""
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         self.count = 0
         """How many numbers are confirmed."""
-        for first, last in spans:
-            self.add(first, last)
 
     def add(self, first: int, last: int) -> None:
         """None of these was in here."""
