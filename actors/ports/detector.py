@@ -216,7 +216,7 @@ class UltralyticsDetector:
             results = self._model.predict(list(images), **self._options)
             seen = [(result.names, result.boxes.data.tolist()) for result in results]
         except self._failures as exc:
-            raise DetectorError(f"model {self.model_name} failed on an image ({why(exc)}); {REMEDY}") from exc
+            raise DetectorError(f"model {self.model_name} failed on an image ({why(exc)}); {remedy(exc)}") from exc
         found = [sort_out(rows, names, image) for image, (names, rows) in zip(images, seen, strict=True)]
         each_ms = round((time.perf_counter() - started) * 1000 / len(images), 2)
         return [Sight(detections, each_ms) for detections in found]
@@ -259,7 +259,11 @@ def why(error: Exception) -> str:
 
 
 def remedy(error: Exception) -> str:
-    """What to do about a model that can't be loaded: where only a package is missing, that."""
+    """What to do about a model that can't be loaded or fails: a missing package and a graphics card have their own."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's own; it is not imported for this
+        return "free memory of the card, or take a smaller model or MODEL_DEVICE=cpu"
+    if "CUDA error" in str(error):
+        return "such a fault of the card lasts as long as this process: restart the device"
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"this format runs on the package {package}, and nothing is installed by itself: pip install {package}"

@@ -77,7 +77,7 @@ class Reading:
 
         A buffer of an older version has none, and an image that was seen very often fills the statement.
         """
-        in_journal = "SELECT id FROM temp.journal_rows WHERE image_id = ?1 LIMIT ?2"
+        in_journal = "SELECT id FROM temp.journal_rows WHERE image_id = ? LIMIT ?"
         with _named(self.db_path):
             if self._connection.execute("SELECT 1 FROM main.sqlite_master WHERE name = ?", (BY_IMAGE,)).fetchone():
                 asked, in_rows = (image_id, NUMBERS_MAX + 1), OF_IMAGE.format(rows=rows_table(self._connection))

@@ -90,8 +90,8 @@ OF_IMAGE = """
 WITH RECURSIVE part(n) AS (
     SELECT (SELECT min(id) FROM main.{rows}) >> 10
     UNION ALL SELECT n + 1 FROM part WHERE n < (SELECT max(id) FROM main.{rows}) >> 10)
-SELECT found.id FROM part CROSS JOIN main.{rows} AS found ON found.id >> 10 = part.n AND found.image_id = ?1
-LIMIT ?2
+SELECT found.id FROM part CROSS JOIN main.{rows} AS found ON found.id >> 10 = part.n AND found.image_id = ?
+LIMIT ?
 """
 """The numbers of the rows with an image's name, at most so many, by way of the index by image; to be formatted with the
 name of the rows' table.

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 import trio
 from onnx import TensorProto, helper, numpy_helper
 from trio_util import AsyncValue
@@ -209,6 +210,26 @@ def test_a_model_that_fails_on_an_image_says_so_and_goes_on(built_in):
     built_in.detect(np.zeros((64, 48, 3), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 300.00 MiB."), "MODEL_DEVICE=cpu"),
+        (RuntimeError("CUDA error: device-side assert triggered\nCompile with"), "restart the device"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "leave MODEL_PATH unset"),
+    ],
+)
+def test_what_to_do_about_a_card_is_said_where_a_card_is_at_fault(built_in, monkeypatch, fault, words):
+    """Texts as an H200 gave them: memory that others have taken, and a fault that each later call meets again."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(built_in._model, "predict", fail)
+    with pytest.raises(DetectorError, match="model surface-defects failed on an image") as caught:
+        built_in.detect(np.zeros((64, 48, 3), np.uint8))
+    assert words in str(caught.value).rpartition("; ")[2]
+
+
 OFFLINE_PROOF = """
 import json, sys
 seen = []
@@ -286,7 +307,7 @@ def test_a_file_of_pytorchs_weights_is_a_model_too(tmp_path, config_dir):
     """A network with random weights; its boxes mean nothing, but they are boxes."""
     path = tmp_path / "narrow.pt"
     _import_yolo(config_dir)(write_network(tmp_path), task="detect").save(path)
-    detector = UltralyticsDetector(path, confidence=0.0001, config_dir=config_dir)
+    detector = UltralyticsDetector(path, confidence=0.0001, device="cpu", config_dir=config_dir)
     detector.load()
     sight = detector.detect(decode_image(SAMPLE_FOLDER / DEFECTIVE[0]))
     assert sight.detections

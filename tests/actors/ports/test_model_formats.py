@@ -97,7 +97,7 @@ def seen(tmp_path_factory) -> dict[str, Sight]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather have other formats, and says so at every call
         for path in (write_script(folder / "known.torchscript"), write_model(folder / "known.onnx", ROWS)):
-            detector = UltralyticsDetector(path, 0.25, config_dir=folder)
+            detector = UltralyticsDetector(path, 0.25, device="cpu", config_dir=folder)
             detector.load()
             assert detector.model_name == "known"
             assert detector.classes == ("pit", "burr")
