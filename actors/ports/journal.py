@@ -295,8 +295,8 @@ class Journal:
         header = self._describe(first_seq)
         self._path = self._folder / f"{first_seq:020d}-{header.session_id}{SUFFIX}"
         # A file of this name can only be one whose first group failed: nothing in it was acknowledged.
-        self._closed = [segment for segment in self._closed if segment.path != self._path]
         self._fd = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._closed = [segment for segment in self._closed if segment.path != self._path]
         self._first_seq = first_seq
         self._last_seq = first_seq - 1
         self._good_bytes = 0

@@ -295,6 +295,9 @@ def test_segment_that_a_read_only_disk_would_not_let_go_is_no_orphan(tmp_path, m
         patch.setattr(Path, "unlink", refuse)
         with pytest.raises(JournalError):
             journal.append(1, lines(1, 1))
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(JournalError):  # the same name, which can't be opened any more: what lies there still does
+            journal.append(1, [])
     assert len(orphans(tmp_path)) == 1
     failing[0] = False
     journal.append(goes_on_at, lines(goes_on_at, 2))  # what lies between was committed elsewhere, or nothing does
