@@ -288,7 +288,8 @@ def _read_books(path: Path) -> Salvage:
         names = f"('{ROWS}', '{ROWS_BEFORE}')"
         sequence = _ask(connection, f"SELECT seq FROM sqlite_sequence WHERE name IN {names}")  # noqa: S608
         sequence = sequence or _ask(connection, f"SELECT max(id) FROM {table} NOT INDEXED")  # noqa: S608
-        tombstones = _ask(connection, "SELECT from_seq, to_seq, reason, lost_at, confirmed_at FROM buffer_losses")
+        columns = "from_seq, to_seq, reason, lost_at, confirmed_at"
+        tombstones = _from_both_ends(connection, f"SELECT {columns} FROM buffer_losses WHERE")  # noqa: S608
         graves = [grave for grave in tombstones if is_tombstone(*grave[:3])]
         listed = [span for status in ("pending", "failed") for span in _numbers(connection, table, status)]
         owed = [span for first, last in listed for span in confirmed.free(first, last)]
@@ -320,39 +321,53 @@ def _ask(connection: sqlite3.Connection, query: str, *values: int) -> list[tuple
     return rows
 
 
-def _numbers(connection: sqlite3.Connection, rows: str, status: str) -> Iterator[Span]:
+def _numbers(connection: sqlite3.Connection, rows: str, status: str) -> list[Span]:
     """What the index of a status names: it lies on pages of its own, and often reads where the rows do not."""
-    table = f"{rows} INDEXED BY prediction_buffer_{status}"
-    seen = 0
-    with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-        cursor = connection.execute(f"SELECT id FROM {table} WHERE status = '{status}' ORDER BY id")  # noqa: S608
-        while some := cursor.fetchmany(FILL_ROWS):
-            numbers = [seq for (seq,) in some if isinstance(seq, int) and seen < seq]
-            seen = max(numbers, default=seen)
-            yield from ranges(numbers)
+    listed = f"SELECT id FROM {rows} INDEXED BY prediction_buffer_{status} WHERE status = '{status}' AND"  # noqa: S608
+    numbers = (seq for seq, *_ in _from_both_ends(connection, listed) if seq >= 1)
+    found = Confirmed()
+    while some := list(islice(numbers, FILL_ROWS)):
+        for span in ranges(some):
+            for part in found.free(*span):
+                found.add(*part)
+    return found.within(1, SEQ_MAX)
 
 
 def _salvaged_rows(path: Path) -> Generator[Any]:
-    """The rows of a damaged database from both ends of the table, up to the first page that does not read.
+    """The rows of a damaged database from both ends of the table, up to the first that does not read.
 
     The checksum is None in one of an older version.
     """
-    highest = 0
     with contextlib.closing(sqlite3.connect(path)) as connection:
         table, checksum = _rows(connection), "NULL"
         with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             connection.execute(f"SELECT payload_crc32c FROM {table} LIMIT 0")  # noqa: S608
             checksum = "payload_crc32c"
-        for order in ("ASC", "DESC"):
+        query = (
+            f"SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, {checksum},"  # noqa: S608
+            f" status, sent_at, retry_count, last_error FROM {table} NOT INDEXED WHERE"
+        )
+        for row in _from_both_ends(connection, query):
+            yield Row(*row)
+
+
+def _from_both_ends(connection: sqlite3.Connection, query: str) -> Generator[tuple[Any, ...]]:
+    """What a query reads, which begins with its numbers and lacks their bounds: up to the first that does not read, and
+    down to it.
+
+    Python looks for the next row before it gives one out, and drops that one with an error: it is asked for alone.
+    """
+    highest = -SEQ_MAX
+    for order, beyond, end in (("ASC", ">", -SEQ_MAX), ("DESC", "<", SEQ_MAX)):
+        at, part = end, f"{query} rowid {beyond} ? ORDER BY rowid {order} LIMIT ?"
+        for count_max in (-1, 1):
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-                for seq, payload, *rest in connection.execute(
-                    f"SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, {checksum},"  # noqa: S608
-                    f" status, sent_at, retry_count, last_error FROM {table} NOT INDEXED ORDER BY id {order}"
-                ):
-                    if order == "DESC" and seq <= highest:
+                for row in connection.execute(part, (at, count_max)):
+                    if order == "DESC" and row[0] <= highest:
                         return
-                    highest = seq if order == "ASC" else highest
-                    yield Row(seq, payload, *rest)
+                    at = row[0]
+                    yield row
+        highest = at
 
 
 def _whole(row: Any, now: float) -> Row | None:

@@ -19,7 +19,7 @@ from actors.ports.journal import encode_line, orphans
 from actors.ports.opening import DiskTrouble, StoreLocked
 from actors.ports.private import write_private
 from actors.ports.rows import Row
-from actors.ports.salvage import damage_marker
+from actors.ports.salvage import damage_marker, mark_damaged
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.ports.store import Store
 from chaos.sim.oracle import handles_below
@@ -168,6 +168,47 @@ def test_zeroed_page_of_the_database_is_replaced_and_what_reads_is_saved(world):
     saved = seqs_pending(store)
     assert len(saved) > 800
     assert (saved[0], saved[-1]) == (1, 900)
+    assert store.accept(entries(1))[0].seq == 901
+    store.close()
+
+
+def test_row_that_does_not_read_costs_none_of_its_neighbours(world):
+    """Each goes on on other pages, so that only the table leads to the whole of it."""
+    store = world.open()
+    store.accept(entries(9, size=6_000))
+    store.close()
+    database = world.folder / "buffer.db"
+    data = bytearray(database.read_bytes())
+    payload = data.index(b'{"seq":5,')
+    head = next(at for at in range(payload - 1, 0, -1) if data[at] == payload - at)
+    data[head : head + 2] = b"\xff\x00"  # it says of itself that it is longer than the row
+    database.write_bytes(data)
+    mark_damaged(database)
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert store.losses() == [Loss(5, 5, "bad_sector")]
+    store.close()
+
+
+def test_page_of_an_index_that_does_not_read_costs_none_of_the_numbers_before_it(world):
+    """Nothing leads to the rows any more: what the index names is looked for in the whole file."""
+    store = world.open()
+    store.accept(entries(900))
+    store.close()
+    database = world.folder / "buffer.db"
+    with sqlite3.connect(database) as connection:
+        roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
+    connection.close()
+    data = bytearray(database.read_bytes())
+    index = (roots["prediction_buffer_pending"] - 1) * PAGE_BYTES
+    assert data[index] == 2, "SQLite's mark of a page of an index that leads to others"
+    last_page = int.from_bytes(data[index + 8 : index + 12])
+    for page in (last_page, roots["buffer_predictions"]):
+        data[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = bytes(PAGE_BYTES)
+    database.write_bytes(data)
+    mark_damaged(database)
+    store = world.open()
+    assert len(accounted(store) & set(range(1, 301))) == 300
     assert store.accept(entries(1))[0].seq == 901
     store.close()
 
