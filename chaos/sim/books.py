@@ -52,6 +52,8 @@ class Books:
     """Every durable receipt."""
     damaged: set[Number] = attrs.Factory(set)
     """Numbers in whose journal lines a bit was flipped."""
+    torn: set[Number] = attrs.Factory(set)
+    """Numbers whose journal lines were not synced when the power went: lost, if nobody has a receipt for them."""
     doubted: set[Number] = attrs.Factory(set)
     """Numbers whose rows a flipped bit changed, or may have: their marks have no checksum, so they may be missing."""
     unchecked: set[Number] = attrs.Factory(set)

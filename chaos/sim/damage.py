@@ -1,4 +1,4 @@
-"""Bits that flip while a device is off, and the oracle's own reading of what each of them may cost."""
+"""What bits that flip while a device is off, and a power cut, may cost: the oracle's own reading of it."""
 
 import contextlib
 import json
@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from chaos.sim.books import Books, Number
@@ -35,15 +36,31 @@ def flip_segment(drive: Drive, books: Books, rng: random.Random) -> str:
     if not data:
         return ""
     at = rng.randrange(len(data))
-    stream = _stream_of(data)
-    if books.streams and stream not in books.streams:  # an earlier bit has hit the header
-        stream = books.streams[-1]
     start = data.rfind(b"\n", 0, at) + 1
     lines = data[start:].split(b"\n")[: 2 if data[at : at + 1] == b"\n" else 1]
     hit = [int(found[1]) for line in lines if (found := _SEQ.match(line))]
-    books.damaged.update((stream or "", seq) for seq in hit)
+    books.damaged.update((_owner_of(data, books), seq) for seq in hit)
     drive.flip(path.relative_to(drive.folder).as_posix(), at, rng.randrange(8))
     return f"a bit flips in {path.name} at {at}: numbers {hit}"
+
+
+def note_unsynced(drive: Drive, books: Books) -> None:
+    """The power is about to go: a group that the journal has not synced may tear, its first lines gone before its last.
+
+    Whoever finds that can't know it from bytes that went bad at rest, and tells those numbers as lost; of a group that
+    was acknowledged all lines were synced.
+    """
+    for path, file in chain(drive.model.sure.items(), drive.model.names.items()):
+        if path.endswith(".jsonl"):
+            owner = _owner_of(file.apply(file.since), books)
+            lines = (line for op in file.since for line in op.data.split(b"\n"))
+            books.torn.update((owner, int(found[1])) for line in lines if (found := _SEQ.match(line)))
+
+
+def _owner_of(segment: bytes, books: Books) -> str:
+    """Whose numbers these are, also where an earlier bit has hit the header."""
+    stream = _stream_of(segment)
+    return books.streams[-1] if books.streams and stream not in books.streams else stream or ""
 
 
 def _stream_of(segment: bytes) -> str | None:

@@ -238,6 +238,8 @@ class Device:
         host = self.host
         self.dead.add(host.drive.life)
         power_cut = host.faces(Fault.POWER_CUT) and self.rng.random() < (0.9 if host.drive.fatal_after else 0.5)
+        if power_cut:
+            damage.note_unsynced(host.drive, host.books)
         left = host.drive.move(power_cut=power_cut)
         host.met(self._doomed_by)
         if power_cut:

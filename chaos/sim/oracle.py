@@ -300,7 +300,7 @@ def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) 
         case "evicted":
             right = plan.when_full is WhenFull.DROP_OLDEST
         case "bad_sector":
-            right = number in books.damaged or number in books.doubted
+            right = number in books.damaged or number in books.doubted or (made is None and number in books.torn)
         case "rejected":
             right = made is None or _is_bad(made) or number in books.unchecked
         case _:

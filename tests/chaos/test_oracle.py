@@ -1,13 +1,19 @@
-"""What the oracle reads of a disk that a bit has hit where the device had no reason to look again."""
+"""What the oracle makes of a disk that a bit or a power cut has hit."""
 
 import contextlib
+import random
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from chaos.sim.books import Books, Made
-from chaos.sim.oracle import read_rest
+from actors.ports.journal import Header, encode_header, encode_line
+from chaos.sim.books import Books, Made, Violation
+from chaos.sim.coverage import Coverage
+from chaos.sim.damage import note_unsynced
+from chaos.sim.drive import Drive, Mounts
+from chaos.sim.oracle import Stored, check_cloud, read_rest
+from chaos.sim.plan import Plan
 from tests.actors.ports.stores import Disk, entries
 
 ROWS = 200
@@ -51,3 +57,51 @@ def test_only_the_rows_that_do_not_read_are_in_doubt(damaged):
     assert 0 < len(read) < ROWS
     assert {1, ROWS} <= read, "the table is read from both ends"
     assert books.doubted == {(stream, seq) for seq in range(1, ROWS + 1)} - {(stream, seq) for seq in read}
+
+
+HEADER = Header(
+    holdfast_journal=1, stream_id="s", device_id="cam", session_id="a", boot_id="", started_at=1.0, first_seq=1
+)
+
+
+def judge_the_loss_of_2(books: Books) -> None:
+    """The cloud misses it, and the device told that its line could not be read."""
+    gap = {"from_seq": 2, "to_seq": 2, "reason": "bad_sector"}
+    audit = {"stream_id": "s", "gaps": [gap], "conflicts": 0, "stored": 0, "explained": 1, "last_seq": 2}
+    stored = Stored(audits={"cam": [audit | {"unnumbered": 0}]}, stats={"by_edge_device": {}})
+    check_cloud(Plan.of(1), books, stored, Coverage())
+
+
+@pytest.fixture
+def torn(tmp_path: Path) -> Books:
+    """The power goes while the journal has 1 for certain, and is about to sync 2 and 3."""
+    drive = Drive(tmp_path / "cam", Mounts(tmp_path), random.Random(1))
+    name, at = "buffer-journal/1.jsonl", 0
+    drive.note(0, "c", name)
+    for group in (
+        encode_header(HEADER) + encode_line(1, b"{}", 0),
+        encode_line(2, b"{}", 0) + encode_line(3, b"{}", 0),
+    ):
+        if at:
+            drive.note(0, "s", name)
+        drive.note(0, "w", name, at, group)
+        at += len(group)
+    books = Books("cam")
+    note_unsynced(drive, books)
+    assert books.torn == {("s", 2), ("s", 3)}
+    return books
+
+
+def test_number_that_nobody_was_told_of_may_be_lost_with_the_group_that_a_power_cut_tore(torn):
+    judge_the_loss_of_2(torn)
+
+
+def test_number_with_a_receipt_may_not(torn):
+    torn.given["s", 2] = Made("frame_2", {}, 0)
+    with pytest.raises(Violation, match="G3"):
+        judge_the_loss_of_2(torn)
+
+
+def test_number_that_nobody_was_told_of_is_not_lost_without_a_cause():
+    with pytest.raises(Violation, match="G3"):
+        judge_the_loss_of_2(Books("cam"))
