@@ -385,16 +385,16 @@ class Store:
     def close(self) -> None:
         """Bring everything into SQLite, sync it, and remove the segments: the next start has nothing to replay.
 
-        Where the disk does not let it, the journal simply stays for the next start.
+        Where the disk does not let it, the journal stays for the next start, which is told of a damaged database.
         """
         try:
             self._front.end_segment()
             if not self.needs_rebuild:
-                self._retire(wait=True)
-        except (BufferUnwritable, OSError):
+                self._if_writable(lambda: self._retire(wait=True))
+            if self.needs_rebuild:
+                mark_damaged(self._options.db_path)
+        except OSError:
             return
-        except BufferDamaged:
-            mark_damaged(self._options.db_path)
         finally:
             self._buffer.close()
             unlock(self._lock_fd)

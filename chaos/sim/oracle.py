@@ -62,7 +62,7 @@ def check_stopped(drive: Drive, books: Books, pipeline: Pipeline, lives: int) ->
 def check_flushed(drive: Drive, books: Books) -> None:
     """What holds, beside that, of a life that stopped on a disk that is well: the next one has nothing to replay.
 
-    But where the last flush met a bit that had flipped in the database, and left word for the next start to replace it.
+    But where a bit that had flipped in the database was met, and the stop left word for the next start to replace it.
     """
     left = sorted(path.name for path in drive.folder.glob("buffer-journal/*.jsonl"))
     if left and not (books.database_hit and (drive.folder / "buffer.db.damaged").exists()):

@@ -329,3 +329,34 @@ def test_disk_that_refuses_the_new_database_leaves_no_file_open(world, monkeypat
     store = world.open()
     assert seqs_pending(store) == [1, 2, 3, 4, 5]
     store.close()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_stop_tells_the_next_start_of_a_database_that_a_read_only_disk_did_not_let_it_replace(world, monkeypatch):
+    store = world.open()
+    store.accept(entries(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", refuse)
+        with pytest.raises(DiskTrouble):
+            store.rebuild()
+    store.close()
+    store = world.open()
+    assert store.recovered.buffer_set_aside
+    assert seqs_pending(store) == [1, 2, 3]
+    store.close()
+
+
+def test_stop_that_finds_a_damaged_database_on_a_read_only_disk_ends_in_order(world, monkeypatch):
+    store = world.open()
+    store.accept(entries(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Buffer, "insert", Mock(side_effect=BufferDamaged("malformed")))
+        patch.setattr(Path, "touch", refuse)
+        store.close()
+    assert not handles_below(world.folder)
+    store = world.open()
+    assert seqs_pending(store) == [1, 2, 3]
+    store.close()
