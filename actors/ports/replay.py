@@ -81,17 +81,16 @@ def replay(
         buffer.bury(gone, BAD_SECTOR, now, last_seq=in_buffer)
     saved = 0
     taken_at: list[float] = []
-    if behind.last_seq:
-        taken_at += [row.timestamp for row in stray]
-        saved += buffer.insert(stray, last_seq=behind.last_seq, durable=True)
     if any(seen.records for seen in ours):
         buffer.checkpoint()  # what earlier starts that were killed left in the log would come on top
-    for seen in ours:
-        for stroke in _strokes(seen, buffer, now):
-            there = buffer.known(stroke[0].seq, stroke[-1].seq)
-            times = [row.timestamp for row in stroke if row.seq not in there]
-            taken_at += [min(times), max(times)] if times else []
-            saved += buffer.insert(stroke, last_seq=seen.last_seq)
+    for stroke in _strokes(ours, stray, buffer, now):
+        there = buffer.known(stroke[0].seq, stroke[-1].seq)
+        times = [row.timestamp for row in stroke if row.seq not in there]
+        taken_at += [min(times), max(times)] if times else []
+        saved += buffer.insert(stroke, last_seq=stroke[-1].seq)
+    # Not before: a start that is killed has then claimed no number that it had not got to. What stood behind the log is
+    # synced with it.
+    buffer.insert([], last_seq=last_seq, durable=bool(behind.last_seq))
     buffer.recount(last_seq, checked=not buffer_set_aside)
     forget_log(options.db_path)
     if buffer.checkpoint():
@@ -113,14 +112,24 @@ def replay(
     return Replayed(recovered, last_seq)
 
 
-def _strokes(seen: Scan, buffer: Buffer, now: float) -> Iterator[list[Row]]:
-    """The rows of a segment, some at a time. What was evicted may still have its line: it stays buried."""
-    rows = rows_of(seen, now)
-    for start in range(0, len(rows), INSERT_RECORDS):
-        some = rows[start : start + INSERT_RECORDS]
-        buried = buffer.buried(some[0].seq, some[-1].seq)
-        if stroke := [row for row in some if row.seq not in buried]:
-            yield stroke
+def _strokes(ours: Iterable[Scan], stray: Sequence[Row], buffer: Buffer, now: float) -> Iterator[list[Row]]:
+    """The rows of the segments, and those behind the log in between, some at a time by their numbers.
+
+    What was evicted may still have its line: it stays buried.
+    """
+    waiting = list(stray)
+    for seen in ours:
+        rows = rows_of(seen, now)
+        for start in range(0, len(rows), INSERT_RECORDS):
+            some = rows[start : start + INSERT_RECORDS]
+            first, last = min(row.seq for row in some), max(row.seq for row in some)
+            buried = buffer.buried(first, last)
+            stroke = [row for row in some if row.seq not in buried] + [row for row in waiting if row.seq < last]
+            waiting = [row for row in waiting if row.seq > last]
+            if stroke:
+                yield sorted(stroke, key=lambda row: row.seq)
+    if waiting:
+        yield waiting
 
 
 def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:
