@@ -1,5 +1,6 @@
 """SQLite's errors by name, and transactions that never stay half-done."""
 
+import os
 import sqlite3
 
 DISK_CODES = (
@@ -13,6 +14,8 @@ DISK_CODES = (
     sqlite3.SQLITE_NOMEM,
 )
 """Primary result codes that speak of the disk or of another process; all others speak of the file."""
+ROOM_BYTES = 1 << 20
+"""A disk with so much room is not full."""
 
 
 class BufferDamaged(Exception):
@@ -58,15 +61,32 @@ class Transaction:
             if error is None:
                 try:
                     self._connection.execute("COMMIT")
-                except sqlite3.Error:
+                except sqlite3.Error as exc:
                     self._roll_back()
+                    _tell_damaged_from_full(self._connection, exc)
                     raise
             else:
                 self._roll_back()
                 if isinstance(error, sqlite3.Error | UnicodeDecodeError):
+                    _tell_damaged_from_full(self._connection, error)
                     raise error
 
     def _roll_back(self) -> None:
         # After some errors (a full disk among them) SQLite has rolled back by itself.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _tell_damaged_from_full(connection: sqlite3.Connection, error: Exception) -> None:
+    """`BufferDamaged` where SQLite says "full" of a damaged file: it says so too of a page with a number beyond all.
+
+    The whole file is read for that, so only where the disk has room.
+    """
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
+        return
+    path = connection.execute("PRAGMA database_list").fetchone()[2]
+    disk = os.statvfs(path or ".")
+    if disk.f_bavail * disk.f_frsize >= ROOM_BYTES:
+        complaint = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if complaint != "ok":
+            raise BufferDamaged(f"{path}: {complaint}") from error

@@ -359,4 +359,41 @@ def test_stop_that_finds_a_damaged_database_on_a_read_only_disk_ends_in_order(wo
     assert not handles_below(world.folder)
     store = world.open()
     assert seqs_pending(store) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("row", [9, 12, 15])
+def test_a_page_that_cannot_be_is_damage_and_no_full_disk(world, row):
+    """A bit flips in a row's length, and the row's rest is then on a page beyond all. SQLite calls that "full" too."""
+    world.options = {"journal": False}
+    store = world.open()
+    for start in range(1, 17):
+        store.accept(entries(1, size=150))
+        store.settle([sent(start)])
+    store.close()
+    database = world.folder / "buffer.db"
+    good = database.read_bytes()
+    with sqlite3.connect(database) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'buffer_predictions'").fetchone()
+    connection.close()
+    page = (root - 1) * PAGE_BYTES
+    pointer = page + 8 + 2 * (row - 1)
+    cell = page + int.from_bytes(good[pointer : pointer + 2])  # a row's length in two bytes, then its number
+    assert (good[cell] > 0x7F, good[cell + 2]) == (True, row)
+    bad = bytearray(good)
+    bad[cell + 1] ^= 0x80
+    database.write_bytes(bad)
+    store = world.open()
+    assert not store.recovered.buffer_set_aside, "nobody has looked at a row that the cloud has"
+    accepted: list[int] = []
+
+    def fill_the_page() -> None:
+        while len(accepted) < 20:
+            accepted.extend(stored.seq for stored in store.accept(entries(1, size=150)))
+
+    with pytest.raises(BufferDamaged):
+        fill_the_page()
+    store.rebuild()
+    accepted += [stored.seq for stored in store.accept(entries(1))]
+    assert accepted == [*range(17, 17 + len(accepted))]
+    assert accounted(store) - {row} == set(accepted), "the row itself may be told as lost"
     store.close()
