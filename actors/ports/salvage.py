@@ -156,15 +156,18 @@ def fill(
     stream_id: str,
     device_id: str,
     segments: Sequence[Scan],
+    held: Collection[int] = (),
 ) -> None:
     """Give a new buffer its stream, and what was saved of the ones before it.
 
-    What they owed, and neither they nor the journal's `segments` can give any more, is told as lost.
+    What they owed, or a bad line of the journal's `segments` was to keep, is told as lost where neither they nor the
+    segments nor memory (`held`) can give it any more.
     """
     buffer.begin_stream(stream_id, device_id, options.now())
     buffer.insert([], last_seq=salvage.last_seq)
     # The first database that knows a row has it nearest to the truth; later ones are skipped by its number.
-    owed, confirmed = list(salvage.owed), _confirmed(salvage.paths)
+    ours = [seen for seen in segments if seen.header is None or seen.header.stream_id == stream_id]
+    owed, confirmed = [*salvage.owed, *(span for seen in ours for span in seen.lost)], _confirmed(salvage.paths)
     for path in salvage.paths:
         with contextlib.closing(_salvaged_rows(path)) as rows:  # a disk that refuses must not leave it open
             while stroke := list(islice(rows, FILL_ROWS)):
@@ -180,8 +183,8 @@ def fill(
         # A tombstone has no checksum: a row that reads is the better witness.
         there = buffer.known(first, last) | _sent(salvage.paths, confirmed, first, last)
         buffer.bury(holes(there, first, last), reason, lost_at, last_seq=0)
-    in_journal = {seq for seen in segments for seq, _ in seen.records}
-    missing_now = partial(_missing, buffer, salvage.paths, confirmed, owed, in_journal)
+    elsewhere = {seq for seen in ours for seq, _ in seen.records}.union(held)
+    missing_now = partial(_missing, buffer, salvage.paths, confirmed, owed, elsewhere)
     if any(missing_now()):
         wanted = {seq for missing in missing_now() for seq in missing}
         _find_loose(buffer, salvage.paths, wanted, options.now())
@@ -203,7 +206,7 @@ def replace(
     segments = [scan(path) for path in orphans(options.journal_folder)]
     new, salvage = open_buffer(options)
     try:
-        fill(new, salvage, options, stream_id=stream_id, device_id=device_id, segments=segments)
+        fill(new, salvage, options, stream_id=stream_id, device_id=device_id, segments=segments, held=held)
         for seen in segments:
             rows = [row for row in rows_of(seen, options.now()) if row.seq not in held]
             new.insert(rows, last_seq=last_seq)
@@ -215,14 +218,14 @@ def replace(
 
 
 def _missing(
-    buffer: Buffer, paths: Sequence[Path], confirmed: Confirmed, owed: Sequence[Span], in_journal: Collection[int]
+    buffer: Buffer, paths: Sequence[Path], confirmed: Confirmed, owed: Sequence[Span], elsewhere: Collection[int]
 ) -> Iterator[list[int]]:
     """The numbers that were owed and are nowhere, and have no tombstone, a stroke at a time."""
     for first, last in owed:
         for start in range(first, last + 1, FILL_ROWS):
             end = min(start + FILL_ROWS - 1, last)
             known = buffer.known(start, end) | buffer.buried(start, end) | _sent(paths, confirmed, start, end)
-            if missing := [seq for seq in range(start, end + 1) if seq not in known and seq not in in_journal]:
+            if missing := [seq for seq in range(start, end + 1) if seq not in known and seq not in elsewhere]:
                 yield missing
 
 

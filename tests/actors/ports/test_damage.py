@@ -397,3 +397,44 @@ def test_a_page_that_cannot_be_is_damage_and_no_full_disk(world, row):
     assert accepted == [*range(17, 17 + len(accepted))]
     assert accounted(store) - {row} == set(accepted), "the row itself may be told as lost"
     store.close()
+
+
+def without_row(world: Disk, store: Store, seq: int) -> Path:
+    """The row of a number is gone from the database, its line in the journal is bad; the segment."""
+    assert store.flush_if_writable()
+    with sqlite3.connect(world.folder / "buffer.db") as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("DELETE FROM buffer_predictions WHERE id = ?", (seq,))
+    connection.close()
+    (segment,) = orphans(world.folder / "buffer-journal")
+    segment.write_bytes(segment.read_bytes().replace(b'"seq":%d,"image_id":"f' % seq, b'"seq":%d,"image_id":"g' % seq))
+    return segment
+
+
+def test_bad_line_of_a_number_that_a_damaged_database_lost_as_well_is_told(world):
+    """The database said that all up to its last number was in there once; nobody looked whether it still is."""
+    store = world.open()
+    store.accept(entries(9))
+    without_row(world, store, 6)
+    store = world.kill(store)
+    assert store.recovered.buffer_set_aside
+    assert accounted(store) == set(range(1, 10))
+    assert store.losses() == [Loss(6, 6, "bad_sector")]
+    assert store.accept(entries(1))[0].seq == 10
+    store.close()
+
+
+def test_bad_line_of_what_memory_holds_or_the_database_is_no_loss(world):
+    """Also where the database is replaced while the device runs: memory has what the journal alone was to hold."""
+    store = world.open()
+    store.accept(entries(9))
+    segment = without_row(world, store, 6)
+    store.accept(entries(3))
+    bad = segment.read_bytes()
+    for seq in (3, 11):
+        bad = bad.replace(b'"seq":%d,"image_id":"f' % seq, b'"seq":%d,"image_id":"g' % seq)
+    segment.write_bytes(bad)
+    store.rebuild()
+    assert accounted(store) == set(range(1, 13))
+    assert store.losses() == [Loss(6, 6, "bad_sector")]
+    store.close()
