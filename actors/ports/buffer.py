@@ -22,7 +22,7 @@ from actors.ports.counts import check_counts, recount
 from actors.ports.pages import read_page
 from actors.ports.rows import Row, insert_rows
 from actors.ports.schema import HIGHEST, MIGRATIONS, ROWS, VIEW, is_stream, is_tombstone
-from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors
+from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, named_errors, sync_log
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
 from actors.tasks import Done
@@ -340,7 +340,7 @@ class Buffer:
         """Move the WAL into the database, sync both, and empty the WAL; True when all committed so far is then there.
 
         A reader in another process can keep it from ending; only with `wait` is it waited for. What was moved does not
-        stay in the WAL: a bit that flips there ends it, and its older pages would then hide newer ones in the database.
+        stay in the WAL, also after a power cut: a bit that flips there would let its older pages hide newer ones here.
         """
         with named_errors():
             if not wait:
@@ -349,6 +349,8 @@ class Buffer:
                 busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+        if not busy:
+            sync_log(self.path)
         return not busy
 
     def device(self) -> str:

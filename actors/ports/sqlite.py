@@ -1,7 +1,8 @@
-"""SQLite's errors by name, and transactions that never stay half-done."""
+"""SQLite's errors by name, transactions that never stay half-done, and a write-ahead log that stays as it is."""
 
 import os
 import sqlite3
+from pathlib import Path
 
 DISK_CODES = (
     sqlite3.SQLITE_FULL,
@@ -90,3 +91,16 @@ def _tell_damaged_from_full(connection: sqlite3.Connection, error: Exception) ->
         complaint = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if complaint != "ok":
             raise BufferDamaged(f"{path}: {complaint}") from error
+
+
+def sync_log(db_path: Path) -> None:
+    """Make certain what a database's write-ahead log holds; SQLite syncs it not when it is cut. `BufferUnwritable`."""
+    log = db_path.with_name(db_path.name + "-wal")
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise BufferUnwritable(f"{log}: {exc.strerror}") from exc

@@ -1,6 +1,7 @@
 """Flip bits in SQLite's write-ahead log: it ends where a checksum does not hold, and nothing accepted is lost."""
 
 import contextlib
+import random
 import shutil
 import sqlite3
 from collections import Counter
@@ -15,9 +16,13 @@ from actors.ports.journal import Journal, orphans
 from actors.ports.opening import DiskTrouble
 from actors.ports.rows import fresh_row, insert_rows
 from actors.ports.sqlite import BufferUnwritable
+from actors.ports.store import Store
+from chaos.sim.calls import python_intercepted
+from chaos.sim.drive import Drive, Mounts
 from chaos.sim.platter import lay_out
-from tests.storage.child import entries
-from tests.storage.fixtures import reopen, start
+from chaos.sim.sqlite_calls import sqlite_intercepted
+from tests.storage.child import DEVICE, Clock, Order, entries, options
+from tests.storage.fixtures import Told, reopen, start
 from tests.storage.test_segment_flips import accepted, flipped, left_by_a_kill
 
 RECORDS, FLUSHES = 10, 6
@@ -51,6 +56,28 @@ def test_bit_in_the_write_ahead_log_costs_nothing(folder, monkeypatch, more):
         lay_out(state | ({"buffer.db-wal": flipped(log, at, at % 8)} if log else {}), place)
         told.check(start(place))
         shutil.rmtree(place)
+
+
+def test_power_cut_does_not_bring_back_a_log_whose_segments_are_gone(folder, monkeypatch):
+    """It may keep the names that were removed, and not that the log was cut: a bit in that would hide newer pages."""
+    monkeypatch.setitem(Journal.__init__.__kwdefaults__, "segment_bytes_max", 500)
+    mounts, told = Mounts(folder), Told()
+    drive = Drive(folder / "host", mounts, random.Random(1))
+    order = Order(act="", folder=str(drive.folder))
+    with sqlite_intercepted(mounts), python_intercepted(mounts, lambda: "0000"):
+        store = Store.open(DEVICE, options(order, Clock(1_000.0)))
+        for _ in range(FLUSHES):
+            accepted(store, told, "t", RECORDS)
+            assert store.flush_if_writable()
+        store.tidy()
+        state = drive.model.after_power_cut("names without data", random.Random(1))
+        store.close()
+    assert not any(path.endswith(".jsonl") for path in state)
+    log = state["buffer.db-wal"] or b""
+    for at in range(0, max(1, len(log)), STRIDE):
+        lay_out(state | ({"buffer.db-wal": flipped(log, at, at % 8)} if log else {}), folder / "hit")
+        told.check(start(folder / "hit"))
+        shutil.rmtree(folder / "hit")
 
 
 @pytest.mark.parametrize("wait", [False, True])
