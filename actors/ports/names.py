@@ -15,8 +15,11 @@ import msgspec
 import structlog
 
 from actors.messages import Stream
+from actors.ports.buffer import Buffer
+from actors.ports.journal import Header
 from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder
+from actors.tasks import Done
 
 log = structlog.get_logger()
 
@@ -53,6 +56,16 @@ def _read(db_path: Path) -> list[Stream]:
     except (OSError, ValueError) as exc:
         log.error("streams_unreadable", file=str(names_file(db_path)), error=str(exc))  # noqa: TRY400
         return []
+
+
+def keep_owner(buffer: Buffer, stream_id: str, headers: Sequence[Header]) -> None:
+    """Until there are names, the database alone says whose its numbers are, and that has no checksum. The header of a
+    segment has one. `BufferDamaged`, `BufferUnwritable`.
+    """
+    owners = [header.device_id for header in headers if header.stream_id == stream_id]
+    if owners and owners[-1] != buffer.device() and not names_file(buffer.path).exists():
+        change = "UPDATE buffer_metadata SET device_id = ?"
+        buffer.amend(lambda connection: Done(changed=connection.execute(change, owners[-1:]).rowcount))
 
 
 class Names:

@@ -18,12 +18,12 @@ from actors.ports.confirmed import Confirmed, read_whole
 from actors.ports.first_page import mend_first_page
 from actors.ports.journal import Scan, orphans, scan
 from actors.ports.loose import loose_payloads
-from actors.ports.names import first_name
+from actors.ports.names import first_name, keep_owner
 from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
 from actors.ports.replay import BAD_SECTOR, holes
 from actors.ports.rows import Row, row_of, rows_of
-from actors.ports.schema import ROWS, ROWS_BEFORE, is_stream, is_tombstone, rows_table
+from actors.ports.schema import ROWS, ROWS_BEFORE, is_tombstone, mended_stream, rows_table
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
 from actors.seqs import Seqs, Span
 from cloud.wire import SEQ_MAX
@@ -110,6 +110,7 @@ def open_stream(options: StoreOptions, device_id: str, found: Sequence[Scan]) ->
             fill(buffer, salvage, options, stream_id=stream_id, device_id=device_id, segments=found)
         else:  # what a replay inserts would be taken for the damaged one's own word
             buffer.check_counts(buffer.highest_seq(without=BAD_SECTOR))
+        keep_owner(buffer, stream_id, [seen.header for seen in found if seen.header])
     except (OSError, BufferDamaged, BufferUnwritable):
         buffer.close()
         raise
@@ -285,7 +286,8 @@ def last_number(books: int, sequence: int, accounted: int) -> int:
 def _read_books(path: Path) -> Salvage:
     """What a damaged database still says of its stream and of its tombstones."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        books = _ask(connection, "SELECT stream_id, stream_crc32c, last_seq, total_sent FROM buffer_metadata")
+        about = "CAST(stream_id AS BLOB), stream_crc32c, last_seq, total_sent"  # a text may be no UTF-8 any more
+        books = _ask(connection, f"SELECT {about} FROM buffer_metadata")  # noqa: S608
         stream_id, crc32c, last_seq, sent = books[0] if books else (None, None, 0, 0)
         table, (confirmed, _) = _rows(connection), read_whole(connection)
         names = f"('{ROWS}', '{ROWS_BEFORE}')"
@@ -305,7 +307,7 @@ def _read_books(path: Path) -> Salvage:
         ends = [last for first, last in given_up if last > last_seq and not _ask(connection, under, first, last)]
         last_seq = max([last_seq, *ends])
     return Salvage(
-        stream_id=stream_id if is_stream(stream_id, crc32c) else None,
+        stream_id=mended_stream(stream_id, crc32c),
         last_seq=last_seq,
         losses=tuple(grave[:4] for grave in graves if grave[4] is None and grave[1] <= last_seq),
         owed=tuple((first, last) for first, last in owed if last <= last_seq),

@@ -117,6 +117,17 @@ def is_stream(stream_id: object, crc: object) -> bool:
     return isinstance(stream_id, str) and google_crc32c.value(stream_id.encode(errors="replace")) == crc
 
 
+def mended_stream(name: object, crc: object) -> str | None:
+    """A stream's name as it was written, where no more than one bit of it or its checksum has flipped; else None."""
+    if not isinstance(name, bytes) or not isinstance(crc, int):
+        return None
+    if ((google_crc32c.value(name) ^ crc) & 0xFFFFFFFF).bit_count() <= 1:
+        return name.decode(errors="replace")
+    number = int.from_bytes(name)
+    others = ((number ^ 1 << bit).to_bytes(len(name)) for bit in range(8 * len(name)))
+    return next((other.decode(errors="replace") for other in others if google_crc32c.value(other) == crc), None)
+
+
 def is_tombstone(first: object, last: object, reason: object) -> bool:
     """Whether these columns still make sense: SQLite has no checksums, and types are only its advice."""
     return isinstance(first, int) and isinstance(last, int) and 1 <= first <= last and isinstance(reason, str)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import attrs
+import google_crc32c
 import pytest
 
 from actors.messages import Fate, Outcome
@@ -23,7 +24,7 @@ from actors.ports.store import Store
 from actors.seqs import Seqs
 from actors.tasks import Task, TaskKind
 from cloud.wire import number_payload
-from tests.actors.ports.stores import Disk, entries, sent, seqs_pending
+from tests.actors.ports.stores import DEVICE, Disk, entries, sent, seqs_pending
 from tests.places import ROOT
 
 T = TypeVar("T")
@@ -298,6 +299,39 @@ def test_database_that_has_forgotten_its_stream_goes_on_with_it(world, forgotten
     assert life.delivered.keys() == set(WAITING[:-IN_JOURNAL])
     assert life.store.accept(entries(1))[0].seq == COUNT + 1
     life.store.close()
+
+
+def test_bit_of_the_streams_name_or_its_checksum_costs_no_other_witness(world):
+    """What the last release left has neither a file of names nor, after a stop, a segment."""
+    shutil.rmtree(world.folder / "buffer-journal")
+    (world.folder / "buffer.db.streams").unlink()
+    data = (world.folder / "buffer.db").read_bytes()
+    name = b"stream-1"
+    crc = google_crc32c.value(name).to_bytes(4)
+    at = data.index(name + crc)
+    for bit in range(8 * len(name + crc)):
+
+        def flip(data: bytearray, bit: int = bit) -> None:
+            data[at + bit // 8] ^= 1 << bit % 8
+
+        store = flipped(world, flip).open()
+        assert (store.stream_id, store.last_seq) == ("stream-1", COUNT), f"bit {bit}"
+        assert store.recovered.buffer_set_aside
+        store.close()
+
+
+def test_bit_of_the_devices_id_in_what_the_last_release_left_makes_no_other_device_of_it(world):
+    """It had no file of names, so the database alone says whose its numbers are; but for the journal's headers."""
+    (world.folder / "buffer.db.streams").unlink()
+
+    def flip(data: bytearray) -> None:
+        at = data.index(b"stream-1")
+        data[data.index(DEVICE.encode(), at) + len(DEVICE) - 1] ^= 2
+
+    store = flipped(world, flip).open()
+    (name,) = store.names.streams
+    assert (name.stream_id, name.device_id) == ("stream-1", DEVICE)
+    store.close()
 
 
 def test_number_that_a_tombstone_alone_speaks_of_is_not_given_out_again(world):
