@@ -3,9 +3,9 @@
 import contextlib
 import re
 import sqlite3
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from actors.ports.opening import StoreOptions
 from actors.ports.private import sync_folder, write_private
 from actors.ports.replay import BAD_SECTOR, holes
 from actors.ports.rows import Row, row_of, rows_of
-from actors.ports.schema import ROWS, ROWS_BEFORE, is_tombstone, mended_stream, rows_table
+from actors.ports.schema import ROWS, ROWS_BEFORE, is_tombstone, mended_stream
 from actors.ports.sqlite import BufferDamaged, BufferUnwritable
+from actors.ports.wreck import from_both_ends, rows_asked_for, salvaged_rows, table_of
 from actors.seqs import Seqs, Span
 from cloud.wire import SEQ_MAX
 
@@ -170,7 +171,7 @@ def fill(
     ours = [seen for seen in segments if seen.header is None or seen.header.stream_id == stream_id]
     owed, confirmed = [*salvage.owed, *(span for seen in ours for span in seen.lost)], _confirmed(salvage.paths)
     for path in salvage.paths:
-        with contextlib.closing(_salvaged_rows(path)) as rows:  # a disk that refuses must not leave it open
+        with contextlib.closing(salvaged_rows(path)) as rows:  # a disk that refuses must not leave it open
             while stroke := list(islice(rows, FILL_ROWS)):
                 mine = [row for row in stroke if row.status != "sent"]
                 whole = [whole for row in mine if (whole := _whole(row, options.now()))]
@@ -188,7 +189,7 @@ def fill(
     missing_now = partial(_missing, buffer, salvage.paths, confirmed, owed, elsewhere)
     if any(missing_now()):
         wanted = {seq for missing in missing_now() for seq in missing}
-        _find_loose(buffer, salvage.paths, wanted, options.now())
+        _find(buffer, salvage.paths, wanted, options.now())
     for missing in missing_now():
         buffer.bury(ranges(missing), BAD_SECTOR, options.now(), last_seq=0)
     buffer.checkpoint()
@@ -230,11 +231,16 @@ def _missing(
                 yield missing
 
 
-def _find_loose(buffer: Buffer, paths: Sequence[Path], wanted: Collection[int], now: float) -> None:
-    """Save of the missing what still stands somewhere in the files, though nothing leads there any more."""
+def _find(buffer: Buffer, paths: Sequence[Path], wanted: Collection[int], now: float) -> None:
+    """Save of the missing what reads between rows that do not, or stands somewhere in the files though nothing leads
+    there any more.
+    """
     for path in paths:
-        with contextlib.closing(loose_payloads(path)) as payloads:
-            rows = (_parsed(payload, now) for payload in payloads)
+        with (
+            contextlib.closing(rows_asked_for(path, sorted(wanted))) as between,
+            contextlib.closing(loose_payloads(path)) as payloads,
+        ):
+            rows = chain((_whole(row, now) for row in between), (_parsed(payload, now) for payload in payloads))
             found = (row for row in rows if row and row.seq in wanted)
             while stroke := list(islice(found, FILL_ROWS)):
                 buffer.insert(stroke, last_seq=max(row.seq for row in stroke))
@@ -248,16 +254,9 @@ def _sent(paths: Iterable[Path], confirmed: Confirmed, first: int, last: int) ->
     found = set(Seqs(confirmed.within(first, last)))
     for path in paths:
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            query = f"SELECT id FROM {_rows(connection)} NOT INDEXED WHERE id BETWEEN ? AND ? AND status = 'sent'"  # noqa: S608
+            query = f"SELECT id FROM {table_of(connection)} NOT INDEXED WHERE id BETWEEN ? AND ? AND status = 'sent'"  # noqa: S608
             found.update(seq for (seq,) in _ask(connection, query, first, last))
     return found
-
-
-def _rows(connection: sqlite3.Connection) -> str:
-    """The table of the rows."""
-    with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-        return rows_table(connection)
-    return ROWS
 
 
 def _confirmed(paths: Iterable[Path]) -> Confirmed:
@@ -289,12 +288,12 @@ def _read_books(path: Path) -> Salvage:
         about = "CAST(stream_id AS BLOB), stream_crc32c, last_seq, total_sent"  # a text may be no UTF-8 any more
         books = _ask(connection, f"SELECT {about} FROM buffer_metadata")  # noqa: S608
         stream_id, crc32c, last_seq, sent = books[0] if books else (None, None, 0, 0)
-        table, (confirmed, _) = _rows(connection), read_whole(connection)
+        table, (confirmed, _) = table_of(connection), read_whole(connection)
         names = f"('{ROWS}', '{ROWS_BEFORE}')"
         sequence = _ask(connection, f"SELECT seq FROM sqlite_sequence WHERE name IN {names}")  # noqa: S608
         sequence = sequence or _ask(connection, f"SELECT max(id) FROM {table} NOT INDEXED")  # noqa: S608
         columns = "from_seq, to_seq, reason, lost_at, confirmed_at"
-        tombstones = _from_both_ends(connection, f"SELECT {columns} FROM buffer_losses WHERE")  # noqa: S608
+        tombstones = from_both_ends(connection, f"SELECT {columns} FROM buffer_losses WHERE")  # noqa: S608
         graves = [grave for grave in tombstones if is_tombstone(*grave[:3])]
         listed = [span for status in ("pending", "failed") for span in _numbers(connection, table, status)]
         owed = [span for first, last in listed for span in confirmed.free(first, last)]
@@ -329,50 +328,13 @@ def _ask(connection: sqlite3.Connection, query: str, *values: int) -> list[tuple
 def _numbers(connection: sqlite3.Connection, rows: str, status: str) -> list[Span]:
     """What the index of a status names: it lies on pages of its own, and often reads where the rows do not."""
     listed = f"SELECT id FROM {rows} INDEXED BY prediction_buffer_{status} WHERE status = '{status}' AND"  # noqa: S608
-    numbers = (seq for seq, *_ in _from_both_ends(connection, listed) if seq >= 1)
+    numbers = (seq for seq, *_ in from_both_ends(connection, listed) if seq >= 1)
     found = Confirmed()
     while some := list(islice(numbers, FILL_ROWS)):
         for span in ranges(some):
             for part in found.free(*span):
                 found.add(*part)
     return found.within(1, SEQ_MAX)
-
-
-def _salvaged_rows(path: Path) -> Generator[Any]:
-    """The rows of a damaged database from both ends of the table, up to the first that does not read.
-
-    The checksum is None in one of an older version.
-    """
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        table, checksum = _rows(connection), "NULL"
-        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-            connection.execute(f"SELECT payload_crc32c FROM {table} LIMIT 0")  # noqa: S608
-            checksum = "payload_crc32c"
-        query = (
-            f"SELECT id, CAST(prediction_data AS BLOB), image_id, timestamp, buffered_at, {checksum},"  # noqa: S608
-            f" status, sent_at, retry_count, last_error FROM {table} NOT INDEXED WHERE"
-        )
-        for row in _from_both_ends(connection, query):
-            yield Row(*row)
-
-
-def _from_both_ends(connection: sqlite3.Connection, query: str) -> Generator[tuple[Any, ...]]:
-    """What a query reads, which begins with its numbers and lacks their bounds: up to the first that does not read, and
-    down to it.
-
-    Python looks for the next row before it gives one out, and drops that one with an error: it is asked for alone.
-    """
-    highest = -SEQ_MAX
-    for order, beyond, end in (("ASC", ">", -SEQ_MAX), ("DESC", "<", SEQ_MAX)):
-        at, part = end, f"{query} rowid {beyond} ? ORDER BY rowid {order} LIMIT ?"
-        for count_max in (-1, 1):
-            with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
-                for row in connection.execute(part, (at, count_max)):
-                    if order == "DESC" and row[0] <= highest:
-                        return
-                    at = row[0]
-                    yield row
-        highest = at
 
 
 def _whole(row: Any, now: float) -> Row | None:
