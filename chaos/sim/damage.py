@@ -93,7 +93,7 @@ def flip_database(drive: Drive, books: Books, rng: random.Random, *, running: bo
     hit = set(books.given) if before is None else _differing(before, _rows_in(path))
     if moved is not None:
         hit |= _differing(moved, _rows_in(path, ends=("",)))
-    books.doubted |= hit
+    books.doubted |= hit | (_standing_in(path, books) if before is None else set())
     books.unchecked |= {number for number in hit if before is None or before.get(number, (None,))[-1] is None}
     return f"a bit flips in the database at {at} ({kind}): {len(hit)} numbers are in doubt"
 
@@ -120,10 +120,19 @@ def flip_log(drive: Drive, books: Books, rng: random.Random) -> str:
     books.database_hit = True
     at = rng.randrange(log.stat().st_size)
     drive.flip(log.name, at, rng.randrange(8))
-    hit = set(books.given) if before is None else _differing(before, _rows_in(path))
+    hit = set(books.given) | _standing_in(path, books) if before is None else _differing(before, _rows_in(path))
     hit -= _in_journal(drive.folder)
     books.doubted |= hit
     return f"a bit flips in the write-ahead log at {at}: {len(hit)} numbers are in doubt"
+
+
+def _standing_in(path: Path, books: Books) -> set[Number]:
+    """The numbers of all payloads in a database's files. Where it does not read, nothing else tells of those without a
+    receipt: memory kept them, say, or their caller was gone.
+    """
+    files = [path.with_name(path.name + end) for end in FILES]
+    payloads = (found for file in files if file.exists() for found in _SEQ.finditer(file.read_bytes()))
+    return {(stream, int(found[1])) for found in payloads for stream in books.streams}
 
 
 def _in_journal(folder: Path) -> set[Number]:

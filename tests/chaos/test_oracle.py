@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from actors.ports.journal import Header, encode_header, encode_line
 from chaos.sim.books import Books, Made, Violation
 from chaos.sim.coverage import Coverage
-from chaos.sim.damage import note_unsynced
+from chaos.sim.damage import flip_database, flip_log, note_unsynced
 from chaos.sim.drive import Drive, Mounts
 from chaos.sim.oracle import Stored, check_cloud, read_rest
 from chaos.sim.plan import Plan
@@ -57,6 +58,25 @@ def test_only_the_rows_that_do_not_read_are_in_doubt(damaged):
     assert 0 < len(read) < ROWS
     assert {1, ROWS} <= read, "the table is read from both ends"
     assert books.doubted == {(stream, seq) for seq in range(1, ROWS + 1)} - {(stream, seq) for seq in read}
+
+
+@pytest.mark.parametrize("flip", [flip_database, flip_log])
+def test_bit_in_a_database_that_does_not_read_may_cost_what_nobody_was_told_of_as_well(damaged, tmp_path, flip):
+    """Memory kept it, say, and saved it under a number that no receipt tells."""
+    path, books = damaged
+    stream = books.streams[-1]
+    told = {number for number in books.given if number[1] <= ROWS // 2}
+    books.given = {number: books.given[number] for number in told}
+    drive = Drive(tmp_path / "cam", Mounts(tmp_path), random.Random(1))
+
+    def fill(folder: Path) -> None:
+        shutil.copyfile(path, folder / "buffer.db")
+        (folder / "buffer.db-wal").write_bytes(b"a log")
+
+    drive.furnish(fill)
+    flip(drive, books, random.Random(1))
+    assert books.doubted == {(stream, seq) for seq in range(1, ROWS + 1)}
+    assert books.unchecked <= told, "there is a checksum, so it may be gone, and not be another one"
 
 
 HEADER = Header(
