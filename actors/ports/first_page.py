@@ -7,6 +7,7 @@ describes an old one, but for the length of the file, at byte 28 (sqlite.org/fil
 
 import contextlib
 import sqlite3
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +15,8 @@ from actors.ports.private import write_private
 from actors.ports.schema import MIGRATIONS, is_stream
 
 PAGE_BYTES = 4096
+_WRITTEN_AT = 18
+"""Whether there is a write-ahead log: two bytes."""
 _COUNT_AT = 28
 _FREE_AT = 32
 """Where the list of free pages begins, and how many it has: eight bytes. Who only reads needs none."""
@@ -22,26 +25,41 @@ _FREE_AT = 32
 def mend_first_page(path: Path, sound: Path) -> None:
     """Give the damaged database at `path` the first page of the new, checkpointed one at `sound`. `OSError`.
 
-    What stood there is kept beside it. Where the two are not alike after all, or where the page was not what is
-    damaged, it stays.
+    One of an older version may end before the pages that are named there: then it gets the page that it was made with.
+    What stood there is kept beside it. Where none fits after all, or where the page was not what is damaged, it stays.
     """
     newer = _ask(path, "PRAGMA user_version") > [(len(MIGRATIONS),)]
     if _says_stream(path) and (newer or _schema(path) == _schema(sound)):
         return
     with path.open("r+b") as file, sound.open("rb") as new:
-        damaged, page = file.read(PAGE_BYTES), bytearray(new.read(PAGE_BYTES))
+        damaged, page = file.read(PAGE_BYTES), new.read(PAGE_BYTES)
         if len(damaged) < PAGE_BYTES or len(page) < PAGE_BYTES:
             return
-        page[_COUNT_AT : _COUNT_AT + 4] = (path.stat().st_size // PAGE_BYTES).to_bytes(4, "big")
-        page[_FREE_AT : _FREE_AT + 8] = bytes(8)
-        _put(file, page)
-        if _says_stream(path):
-            write_private(path.with_name(path.name + ".page-1"), damaged)
-        else:
-            _put(file, damaged)
+        older = (_first_page_of(version, page) for version in range(len(MIGRATIONS) - 1, 0, -1))
+        for fitting in chain([page], older):
+            _put(file, fitting, pages=path.stat().st_size // PAGE_BYTES)
+            if _says_stream(path):
+                write_private(path.with_name(path.name + ".page-1"), damaged)
+                return
+        _put(file, damaged)
 
 
-def _put(file: BinaryIO, page: bytes | bytearray) -> None:
+def _first_page_of(version: int, today: bytes) -> bytes:
+    """The page of a new database of an older version; how it is written to is said as `today`."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        for step in MIGRATIONS[:version]:
+            connection.executescript(step)
+        connection.execute(f"PRAGMA user_version = {version}")
+        page = connection.serialize()[:PAGE_BYTES]
+    return page[:_WRITTEN_AT] + today[_WRITTEN_AT : _WRITTEN_AT + 2] + page[_WRITTEN_AT + 2 :]
+
+
+def _put(file: BinaryIO, page: bytes, *, pages: int = 0) -> None:
+    """Write a first page: as it is, or in a file of so many pages, of which none is free."""
+    if pages:
+        page = page[:_COUNT_AT] + pages.to_bytes(4) + bytes(8) + page[_FREE_AT + 8 :]
     file.seek(0)
     file.write(page)
     file.flush()

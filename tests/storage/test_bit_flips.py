@@ -271,6 +271,34 @@ def test_damaged_first_page_of_a_database_that_was_upgraded_costs_nothing_either
     life.store.close()
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"timestamp REAL", b"timewtamp REAL"), (b"CREATE TABLE", b"CREATE`TABLE")])
+def test_damaged_first_page_of_a_small_database_of_the_last_release_costs_nothing(folder, old, new):
+    """It ends before the pages that a new one's first page names; and it can't be upgraded first."""
+    left = folder / "left"
+    left.mkdir()
+    with sqlite3.connect(left / "buffer.db") as connection:
+        connection.executescript((ROOT / "chaos" / "past" / "buffer-1.sql").read_text())
+        connection.executescript("DELETE FROM prediction_buffer WHERE id > 9; UPDATE sqlite_sequence SET seq = 9")
+        connection.execute("UPDATE buffer_metadata SET last_seq = 9, total_buffered = 9")
+        connection.commit()
+        connection.executescript("PRAGMA incremental_vacuum")
+    connection.close()
+    assert (left / "buffer.db").stat().st_size < 9 * PAGE_BYTES
+    world = Disk(shutil.copytree(left, folder / "sound"), SMALL)
+    store = world.open()
+    stream, waiting = store.stream_id, seqs_pending(store)
+    assert waiting == list(range(1, 10))
+    store.close()
+    data = (left / "buffer.db").read_bytes()
+    assert old in data[:PAGE_BYTES]
+    (left / "buffer.db").write_bytes(data.replace(old, new, 1))
+    life = Life(Disk(left, SMALL).open())
+    life.drain()
+    assert life.store.stream_id == stream
+    assert sorted(life.delivered) == waiting
+    life.store.close()
+
+
 def test_lost_page_that_leads_to_all_rows_costs_none(world):
     """The rows are still there; what waits among them, and is no remains of old ones, the index of that tells."""
     with sqlite3.connect(world.folder / "buffer.db") as connection:
