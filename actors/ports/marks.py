@@ -4,7 +4,7 @@ What is confirmed already, by a range, is left alone: it does not wait.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from actors.ports.confirmed import Confirmed, confirm, oldest_confirmed, retract
 from actors.ports.sqlite import BufferDamaged
@@ -86,11 +86,12 @@ def delete_sent(
     gone = above = 0
     while gone < count_max:
         first, last = oldest_confirmed(connection, above, sent_before) or (SEQ_MAX, 0)
-        gone += connection.execute(
-            "DELETE FROM buffer_predictions WHERE id IN (SELECT id FROM buffer_predictions"
-            " WHERE status = 'sent' AND sent_at < ? AND id > ? AND id < ? ORDER BY id LIMIT ?)",
+        marked = connection.execute(
+            "SELECT id FROM buffer_predictions WHERE status = 'sent' AND sent_at < ? AND id > ? AND id < ?"
+            " ORDER BY id LIMIT ?",
             (sent_before, above, first, count_max - gone),
-        ).rowcount
+        )
+        gone += _delete_sent(connection, [seq for (seq,) in marked])
         if not last:
             break
         above, last = last, min(last, first + count_max - gone - 1)
@@ -102,6 +103,16 @@ def delete_sent(
         gone += connection.execute("DELETE FROM buffer_predictions WHERE id BETWEEN ? AND ?", (first, last)).rowcount
         ranges.append((first, last))
     return gone, ranges
+
+
+def _delete_sent(connection: sqlite3.Connection, seqs: Sequence[int]) -> int:
+    """Delete rows that were read as sent; `BufferDamaged` where one is not found so by its number, which is then wrong:
+    it may be that of another row, which nobody has confirmed.
+    """
+    for seq in seqs:
+        if not connection.execute("DELETE FROM buffer_predictions WHERE id = ? AND status = 'sent'", (seq,)).rowcount:
+            raise BufferDamaged(f"row {seq}: it says that it was sent, and is not found by its number")
+    return len(seqs)
 
 
 def _unconfirmed(confirmed: Confirmed, spans: Iterable[Span]) -> Iterator[Span]:

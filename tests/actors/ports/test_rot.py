@@ -247,3 +247,36 @@ def test_new_number_does_not_launder_what_has_changed(world):
     assert seqs_pending(store) == [3]
     assert [(loss.from_seq, loss.to_seq, loss.reason) for loss in store.losses()] == [(2, 2, "bad_sector")]
     store.close()
+
+
+@pytest.mark.parametrize("number", [39, 71])
+def test_clean_up_takes_no_row_whose_number_a_delivered_one_bears_by_a_flipped_bit(world, number):
+    """The row still stands where its own number belongs, so nobody who looks for the other's meets it."""
+    store = filled(world)
+    store.accept(entries(10))
+    store.settle([sent(7)])
+    store.close()
+    database = world.folder / "buffer.db"
+    with sqlite3.connect(database) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'buffer_predictions'").fetchone()
+    connection.close()
+    data = bytearray(database.read_bytes())
+    page = (root - 1) * 4096
+    pointer = page + 8 + 2 * 6
+    cell = page + int.from_bytes(data[pointer : pointer + 2])  # the row's length in two bytes, then its number
+    assert (data[cell] > 0x7F, data[cell + 2]) == (True, 7)
+    data[cell + 2] = number
+    database.write_bytes(data)
+    store = world.open()
+    last = store.accept(entries(number))[-1].seq
+
+    def clean_up() -> None:
+        for _ in range(3):
+            world.now += 8 * 86_400.0
+            store.tidy()
+
+    with pytest.raises(BufferDamaged, match=f"row {number}"):
+        clean_up()
+    store.rebuild()
+    assert set(seqs_pending(store)) == set(range(1, last + 1)) - {7}
+    store.close()
