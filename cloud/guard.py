@@ -1,6 +1,7 @@
 """Who is let in to which path, and what every answer carries for a browser's and a device's sake."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import attrs
 from quart import Response, request
@@ -45,7 +46,7 @@ def scopes_for(path: str) -> frozenset[Scope]:
 
 def this_request() -> CloudRequest:
     """The request under way."""
-    current = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - werkzeug's public door
+    current = cast("Any", request)._get_current_object()  # noqa: SLF001 - werkzeug's public door
     assert isinstance(current, CloudRequest)
     return current
 

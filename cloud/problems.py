@@ -19,6 +19,8 @@ from cloud.queries import QueryWrong
 CONTENT_TYPE = "application/problem+json"
 DETAIL_CHARS_MAX = 400
 log = structlog.get_logger()
+RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""As RFC 9110 names them; Python's own list does so from 3.13 on."""
 _encode = msgspec.json.Encoder().encode
 # A page that shows the document without escaping it must not run what somebody else had sent.
 _ESCAPED = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
@@ -35,7 +37,7 @@ class Problem:
 
     def json(self, request_id: str = "") -> bytes:
         """`{"type", "title", "status", "detail", "remedy", "request_id"}`; the last two where there are any."""
-        title = HTTPStatus(self.status).phrase
+        title = RENAMED.get(self.status) or HTTPStatus(self.status).phrase
         document = {"type": "about:blank", "title": title, "status": self.status, "detail": excerpt(self.detail)}
         if self.remedy:
             document["remedy"] = self.remedy

@@ -263,8 +263,9 @@ def open_reading(db_path: Path) -> Iterator[Reading]:
 def _read(db_path: Path) -> Reading:
     # The journal first: what leaves it meanwhile is in SQLite by the time that is read.
     segments = scan_all(journal_folder(db_path))
-    connection = _connect(db_path)
-    try:
+    with contextlib.ExitStack() as stack:
+        connection = _connect(db_path)
+        stack.callback(connection.close)
         stream_id, device_id, last_seq = connection.execute(
             "SELECT stream_id, device_id, last_seq FROM buffer_metadata"
         ).fetchone() or ("", "", 0)
@@ -279,9 +280,7 @@ def _read(db_path: Path) -> Reading:
         )
         connection.commit()
         connection.set_authorizer(_only_reading)
-    except (sqlite3.Error, OSError):
-        connection.close()
-        raise
+        stack.pop_all()
     last_seq = max([last_seq, *(row.seq for row in fresh)])
     return Reading(db_path, stream_id, _names(db_path, Name(stream_id, device_id)), last_seq, len(fresh), connection)
 
@@ -297,15 +296,19 @@ def _names(db_path: Path, first: Name) -> tuple[Name, ...]:
 
 def _connect(db_path: Path) -> sqlite3.Connection:
     address = f"file:{quote(str(db_path.absolute()))}?mode=ro"
-    try:
+    with contextlib.ExitStack() as stack:
         connection = sqlite3.connect(address, uri=True, timeout=5.0)
-        connection.execute("SELECT 1 FROM buffer_metadata").fetchone()
-    except sqlite3.OperationalError:
-        if db_path.with_name(db_path.name + "-wal").exists():
-            raise
-        # Somebody who may only read can't make the files that WAL mode wants; nobody has it open, so none is needed.
-        connection = sqlite3.connect(f"{address}&immutable=1", uri=True)
-    return connection
+        stack.callback(connection.close)
+        try:
+            connection.execute("SELECT 1 FROM buffer_metadata").fetchone()
+        except sqlite3.OperationalError:
+            if db_path.with_name(db_path.name + "-wal").exists():
+                raise
+        else:
+            stack.pop_all()
+            return connection
+    # Somebody who may only read can't make the files that WAL mode wants; nobody has it open, so none is needed.
+    return sqlite3.connect(f"{address}&immutable=1", uri=True)
 
 
 def _only_reading(action: int, *_: object) -> int:

@@ -31,7 +31,7 @@ async def test_an_error_is_a_problem_document_that_names_the_field_and_the_reque
         answer = await cloud.client.post("/log", content=b"{}", headers={"X-Request-Id": "abc-1"})
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json() == {
-            "type": "about:blank", "title": "Unprocessable Entity", "status": 422, "request_id": "abc-1",
+            "type": "about:blank", "title": "Unprocessable Content", "status": 422, "request_id": "abc-1",
             "detail": "body: Object missing required field `edge_device_id`",
         }  # fmt: skip
 

@@ -212,7 +212,9 @@ def test_clean_up_goes_on_from_range_to_range_until_its_stroke_is_full(world):
     assert ranges_in(world) == []
     assert store.pending_count == 240
     store.close()
-    assert not world.open().recovered.buffer_set_aside
+    store = world.open()
+    assert not store.recovered.buffer_set_aside
+    store.close()
 
 
 @pytest.mark.parametrize("change", ["to_seq = 64", "from_seq = 33", "to_seq = 64, crc32c = 0x6f5f3e2d"])

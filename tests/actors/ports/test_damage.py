@@ -361,6 +361,7 @@ def test_stop_that_finds_a_damaged_database_on_a_read_only_disk_ends_in_order(wo
     assert not handles_below(world.folder)
     store = world.open()
     assert seqs_pending(store) == [1, 2, 3]
+    store.close()
 
 
 @pytest.mark.parametrize("row", [9, 12, 15])

@@ -1,12 +1,16 @@
 """A buffer as an operator reads it: what only the journal holds is told like the rows, and the same each time."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from actors.messages import Entry
 from actors.ports import journal
 from actors.ports.account import read_account
-from actors.ports.opening import unlock
+from actors.ports.opening import NoBooks, unlock
 from actors.ports.reading import open_reading
+from chaos.sim.oracle import handles_below
 from tests.actors.ports.stores import Disk
 
 BEGAN_AT = 1_000.0
@@ -62,3 +66,13 @@ def test_a_segment_that_goes_while_somebody_looks_is_no_trouble(disk, monkeypatc
     monkeypatch.setattr(journal, "orphans", lambda folder: [folder / "0-gone.jsonl", *there])
     assert len(buffered_at(disk)) == 3
     assert read_account(disk.folder / "buffer.db").waiting == ((1, 3),)
+
+
+def test_a_refused_look_leaves_no_file_open(tmp_path):
+    """The error that tells why would else hold it for as long as somebody holds the error."""
+    database = tmp_path / "other.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE of_another_program (number INTEGER)")
+    with pytest.raises(NoBooks) as refused, open_reading(database):
+        pass
+    assert not handles_below(tmp_path), refused.value
