@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.ports.journal import Header, encode_header, encode_line
+from actors.streams import OTHER_STREAM
 from chaos.sim.books import Books, Made, Violation
 from chaos.sim.coverage import Coverage
 from chaos.sim.damage import flip_database, flip_log, note_unsynced
@@ -125,3 +126,34 @@ def test_number_with_a_receipt_may_not(torn):
 def test_number_that_nobody_was_told_of_is_not_lost_without_a_cause():
     with pytest.raises(Violation, match="G3"):
         judge_the_loss_of_2(Books("cam"))
+
+
+def judge_another_stream(books: Books, copy: dict[str, object]) -> None:
+    """The cloud has 1, and under a number that nobody was told of, in another stream, what may be a copy of it."""
+    books.made["a"] = books.given["s", 1] = Made("a", {"image_id": "a", "defect_detected": False}, 0, number=("s", 1))
+    books.database_hit = True
+    audit = {"conflicts": 0, "unnumbered": 0, "stored": 1}
+    first = audit | {"stream_id": "s", "gaps": [], "explained": 0, "last_seq": 1, "conflicts": 1}
+    gap = {"from_seq": 1, "to_seq": 1, "reason": OTHER_STREAM}
+    second = audit | {"stream_id": "t", "gaps": [gap], "explained": 1, "last_seq": 2}
+    stored = Stored(
+        numbered={"cam": {("s", 1): [books.made["a"].content], ("t", 2): [copy]}},
+        audits={"cam": [first, second]},
+        stats={"by_edge_device": {"cam": {"total_predictions": 2, "defects_detected": 0}}},
+    )
+    check_cloud(Plan.of(1), books, stored, Coverage())
+
+
+def test_row_that_the_last_release_left_without_a_checksum_may_come_a_second_time_as_a_bit_has_changed_it():
+    judge_another_stream(Books("cam", unchecked={("s", 1)}), {"image_id": "b", "defect_detected": False})
+
+
+@pytest.mark.parametrize("unchecked", [set(), {("s", 9)}])
+def test_row_with_a_checksum_may_not(unchecked):
+    with pytest.raises(Violation, match="nobody made"):
+        judge_another_stream(Books("cam", unchecked=unchecked), {"image_id": "b", "defect_detected": False})
+
+
+def test_row_that_is_as_it_was_comes_once_all_the_same():
+    with pytest.raises(Violation, match="is stored as"):
+        judge_another_stream(Books("cam", unchecked={("s", 1)}), {"image_id": "a", "defect_detected": False})
