@@ -298,9 +298,10 @@ class _Desk:
         while (looked := await self.disk.do(look_over)) is None:
             await trio.lowlevel.checkpoint()
         # Nobody may have asked for any since; who waits for more than there is asks again himself.
-        # That this look came through says nothing of room: it needs nothing written.
+        # That this look came through says nothing of room, nor of a disk that is read-only: it needs nothing written.
         no_room = "full" in self.trouble and not await self.disk.do(Store.has_room)
-        if self.trouble and not (self.waits or no_room):
+        no_journal = self.disk.store is not None and self.disk.store.journal_trouble
+        if self.trouble and not (self.waits or no_room or no_journal):
             self.in_trouble("")
         seen, any_losses = looked
         # A database that was replaced may bring up what was sent or lost, on a link that never went away.

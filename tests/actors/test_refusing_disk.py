@@ -14,7 +14,7 @@ from actors.ports.sqlite import BufferUnwritable
 from actors.ports.store import Store
 from actors.settings import WhenFull
 from actors.tail import TAIL_MAX
-from tests.actors.test_buffer_writer import Lane, body, start
+from tests.actors.test_buffer_writer import Lane, Syncs, body, start
 
 
 async def test_without_any_disk_memory_delivers_live_and_says_that_it_is_not_durable(folder, autojump_clock):
@@ -116,6 +116,34 @@ async def test_trouble_that_was_none_of_room_ends_with_the_next_look_also_on_a_d
         await writer.control.send(Outcome(Fate.SENT, (kept.seq,)))  # so that there is nothing to save
         await trio.sleep(3)
         assert writer.books.value.trouble == ""
+        writer.stop()
+
+
+async def test_read_only_disk_is_in_trouble_once_however_often_a_prediction_comes(folder, autojump_clock, monkeypatch):
+    """What memory keeps is delivered before the next look, which then finds nothing to write, and all well."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BufferUnwritable("attempt to write a readonly database")
+
+    sync = Syncs()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, sync=sync)
+        sync.broken = True  # before a segment is begun, so that a look has none to retire
+        monkeypatch.setattr(Buffer, "insert", refuse)
+        with capture_logs() as told:
+            for _ in range(5):
+                assert await writer.log(body(1)) == (Receipt("stream", None, durable=False),)
+                *_, kept = [
+                    writer.stored.receive_nowait() for _ in range(writer.stored.statistics().current_buffer_used)
+                ]
+                await writer.control.send(Outcome(Fate.SENT, (kept.seq,)))
+                await trio.sleep(3)
+                assert (writer.books.value.in_memory, bool(writer.books.value.trouble)) == (0, True)
+            sync.broken = False
+            monkeypatch.undo()
+            await trio.sleep(1.5)
+            assert writer.books.value.trouble == "", "nobody has logged since"
+        assert [event["event"] for event in told] == ["disk_trouble", "disk_trouble_over"]
         writer.stop()
 
 
