@@ -11,7 +11,7 @@ from chaos.sim.books import Violation
 from chaos.sim.cloud import POISON, REFUSED
 from chaos.sim.host import Host
 from chaos.sim.plan import Fault
-from cloud.wire import Detection, Prediction
+from cloud.wire import Detection, Prediction, encode_prediction
 
 LOG_S_MAX = 2.0
 """How long log() may take on a disk that is well, whatever the network does."""
@@ -33,6 +33,7 @@ async def log_for_ever(host: Host, pipeline: Pipeline, rng: random.Random) -> No
 async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
     """One call and its receipts. `Violation` where the network was waited for, or a receipt can't be true."""
     group = [predict(host, rng) for _ in range(rng.choice(BURSTS))]
+    host.call_bytes_max = max(host.call_bytes_max, sum(len(encode_prediction(one)) for one in group))
     began, full = trio.current_time(), host.nearly_full
     receipts = await pipeline.log_many(group)
     waited_s = trio.current_time() - began

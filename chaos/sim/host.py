@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from actors.ports.held import WAY_COPIES
 from chaos.sim.books import Books
 from chaos.sim.clock import Clock
 from chaos.sim.coverage import Coverage
@@ -30,6 +31,8 @@ class Host:
     lives: int = 0
     """How many lives of the device's process are over."""
     images: int = 0
+    call_bytes_max: int = 0
+    """The JSON of the largest call so far."""
     _unwell_at: float = -1.0
 
     def __attrs_post_init__(self) -> None:
@@ -72,7 +75,9 @@ class Host:
     @property
     def nearly_full(self) -> bool:
         """Whether the buffer may be near its cap, so that log() may wait for room."""
-        return self.drive.used_bytes > 0.4 * self.plan.capacity_bytes
+        # Scaled sizes let one call ask for more than half of the cap, and others wait behind it.
+        room = 0.9 * self.plan.capacity_bytes - (1 + WAY_COPIES) * self.call_bytes_max
+        return self.drive.used_bytes > min(0.4 * self.plan.capacity_bytes, room)
 
     def well_since(self, time: float) -> bool:
         """Whether nothing has been wrong with the disk since then."""
