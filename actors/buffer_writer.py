@@ -299,9 +299,11 @@ class _Desk:
             await trio.lowlevel.checkpoint()
         # Nobody may have asked for any since; who waits for more than there is asks again himself.
         # That this look came through says nothing of room, nor of a disk that is read-only: it needs nothing written.
-        no_room = "full" in self.trouble and not await self.disk.do(Store.has_room)
-        no_journal = self.disk.store is not None and self.disk.store.journal_trouble
-        if self.trouble and not (self.waits or no_room or no_journal):
+        if "full" in self.trouble:
+            lasts = not await self.disk.do(Store.has_room)
+        else:
+            lasts = bool(self.disk.store and self.disk.store.journal_trouble)
+        if self.trouble and not (self.waits or lasts):
             self.in_trouble("")
         seen, any_losses = looked
         # A database that was replaced may bring up what was sent or lost, on a link that never went away.
