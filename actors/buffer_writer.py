@@ -325,6 +325,7 @@ class _Desk:
                 self.tail.forget(idle)
             finally:
                 self.in_flight.give_back(handles)
+            self.in_trouble("")  # the disk has just taken them
             log.info("memory_saved", predictions=len(records))
             self.hand_on(records)
 

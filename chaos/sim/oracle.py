@@ -316,7 +316,7 @@ def _check_reason(plan: Plan, books: Books, number: Number, reason: str | None) 
         case "rejected":
             right = made is None or _is_bad(made) or number in books.unchecked
         case told if told == OTHER_STREAM:  # a changed one was in conflict with what the cloud has
-            right = bool(books.unchecked)
+            right = made is None and bool(books.unchecked)
         case _:
             right = number in books.doubted  # the tombstone's own text was hit
     if not right:

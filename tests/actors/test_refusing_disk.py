@@ -133,10 +133,7 @@ async def test_read_only_disk_is_in_trouble_once_however_often_a_prediction_come
         with capture_logs() as told:
             for _ in range(5):
                 assert await writer.log(body(1)) == (Receipt("stream", None, durable=False),)
-                *_, kept = [
-                    writer.stored.receive_nowait() for _ in range(writer.stored.statistics().current_buffer_used)
-                ]
-                await writer.control.send(Outcome(Fate.SENT, (kept.seq,)))
+                await writer.control.send(Outcome(Fate.SENT, (writer.stored.receive_nowait().seq,)))
                 await trio.sleep(3)
                 assert (writer.books.value.in_memory, bool(writer.books.value.trouble)) == (0, True)
             sync.broken = False
@@ -144,6 +141,29 @@ async def test_read_only_disk_is_in_trouble_once_however_often_a_prediction_come
             await trio.sleep(1.5)
             assert writer.books.value.trouble == "", "nobody has logged since"
         assert [event["event"] for event in told] == ["disk_trouble", "disk_trouble_over"]
+        writer.stop()
+
+
+async def test_trouble_ends_once_what_memory_kept_is_saved_also_where_sqlite_alone_takes_it(
+    folder, autojump_clock, monkeypatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise BufferUnwritable("attempt to write a readonly database")
+
+    sync = Syncs()
+    async with trio.open_nursery() as nursery:
+        writer = start(nursery, folder, sync=sync, live=0)
+        sync.broken = True
+        with monkeypatch.context() as patch:
+            patch.setattr(Buffer, "insert", refuse)
+            await writer.log(body())
+            await trio.sleep(3)
+            assert (writer.books.value.in_memory, bool(writer.books.value.trouble)) == (1, True)
+        await trio.sleep(1.5)
+        assert writer.books.value.in_memory == 0
+        assert writer.books.value.degraded
+        assert writer.books.value.trouble == "", "nobody has logged since"
+        sync.broken = False
         writer.stop()
 
 

@@ -11,6 +11,7 @@ from cloud.keys import Key, Keys, Scope, digest_of
 from cloud.ledger import LedgerUnavailable
 from cloud.ledger.sqlite import SqliteLedger
 from cloud.presence import SILENT_AFTER_S
+from cloud.problems import Problem
 from tests.cloud.world import envelope, payload, service
 
 READER = Keys((Key(digest_of("r"), "page", frozenset({Scope.READ})),))
@@ -157,3 +158,10 @@ async def test_the_metrics_answer_without_the_store_and_say_nothing_of_devices(m
         found = await numbers(cloud)
         assert found["holdfast_cloud_predictions_ingested_total"][()] == 1
         assert "holdfast_cloud_devices" not in found
+
+
+@pytest.mark.parametrize(
+    ("status", "title"), [(413, "Content Too Large"), (422, "Unprocessable Content"), (404, "Not Found")]
+)
+def test_a_status_has_the_name_of_rfc_9110_on_every_python(status, title):
+    assert json.loads(Problem(status, "body: …").json())["title"] == title
