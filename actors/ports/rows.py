@@ -1,5 +1,6 @@
 """Rows of `buffer_predictions`, and the quick way to put many of them in."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 
@@ -61,6 +62,9 @@ def _insert(
         for row in some:
             values += values_of(row)
         added += connection.execute(head + ", ".join([one] * len(some)), values).rowcount
+        # Whoever wakes up for an accept is put on the processor where it ran before. If that is this one, it would stay
+        # in the queue behind us until a tick of the scheduler, 4 ms, though its neighbour may be idle.
+        os.sched_yield()
     return added
 
 

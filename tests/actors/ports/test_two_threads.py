@@ -1,5 +1,6 @@
 """Accepts go on in their own thread, whatever the rest of the store waits for; and the books stay right."""
 
+import os
 import random
 import sqlite3
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from actors.messages import Fate, Outcome
 from actors.ports import store as store_room
+from actors.ports.rows import ROWS_A_STATEMENT
 from actors.ports.store import Store
 from tests.actors.ports.stores import Disk, entries, seqs_pending
 
@@ -44,6 +46,18 @@ def test_accepts_go_on_while_another_process_holds_the_lock_of_sqlite(world):
     store.flush_if_writable()
     assert store.held_count == 0
     assert seqs_pending(store) == list(range(1, 26))
+    store.close()
+
+
+def test_stroke_offers_its_processor_to_accepts_that_have_woken_on_it(world, monkeypatch):
+    """Else they wait for its end, though another processor is free: some milliseconds, each time a thread wakes."""
+    offers: list[None] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: offers.append(None))
+    store = world.open()
+    in_journal(store, 4 * ROWS_A_STATEMENT)
+    offers.clear()
+    store.flush_if_writable()
+    assert len(offers) == 4
     store.close()
 
 
