@@ -2,16 +2,18 @@
 
 import contextlib
 import random
+from collections.abc import Sequence
 
 import trio
 
-from actors.messages import PipelineClosed
+from actors.handle import CallTooLarge
+from actors.messages import PipelineClosed, Receipt
 from actors.pipeline import Pipeline
 from chaos.sim.books import Violation
 from chaos.sim.cloud import POISON, REFUSED
 from chaos.sim.host import Host
 from chaos.sim.plan import Fault
-from cloud.wire import Detection, Prediction, encode_prediction
+from cloud.wire import Detection, Prediction
 
 LOG_S_MAX = 2.0
 """How long log() may take on a disk that is well, whatever the network does."""
@@ -33,9 +35,8 @@ async def log_for_ever(host: Host, pipeline: Pipeline, rng: random.Random) -> No
 async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
     """One call and its receipts. `Violation` where the network was waited for, or a receipt can't be true."""
     group = [predict(host, rng) for _ in range(rng.choice(BURSTS))]
-    host.call_bytes_max = max(host.call_bytes_max, sum(len(encode_prediction(one)) for one in group))
     began, full = trio.current_time(), host.nearly_full
-    receipts = await pipeline.log_many(group)
+    receipts = await _log_many(host, pipeline, group)
     waited_s = trio.current_time() - began
     if waited_s > LOG_S_MAX and host.well_since(began) and not (full or host.nearly_full):
         raise Violation(f"G4: log() took {waited_s:.1f} s, and the disk is well")
@@ -47,6 +48,17 @@ async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
             host.coverage("mode: memory takes the predictions")
         if not receipt.accepted:
             host.coverage("full: drop_newest")
+
+
+async def _log_many(host: Host, pipeline: Pipeline, group: Sequence[Prediction]) -> tuple[Receipt, ...]:
+    """In as few calls as the buffer lets it be."""
+    try:
+        return await pipeline.log_many(group)
+    except CallTooLarge:
+        host.coverage("call too large")
+        half = len(group) // 2
+        first = await _log_many(host, pipeline, group[:half])
+        return first + await _log_many(host, pipeline, group[half:])
 
 
 def predict(host: Host, rng: random.Random) -> Prediction:

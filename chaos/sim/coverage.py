@@ -41,7 +41,9 @@ MUST = (
     | frozenset(f"outcome: {sense.value}" for sense in Sense)
     | frozenset({"outcome: rejected record", "outcome: quarantined", "outcome: duplicate", "outcome: loss explained"})
     | frozenset(f"full: {policy.value}" for policy in WhenFull)
-    | frozenset({"buffer full", "evicted", "segment lost a record", "replay", "upgrade of the cloud cut off"})
+    | frozenset(
+        {"buffer full", "call too large", "evicted", "segment lost a record", "replay", "upgrade of the cloud cut off"}
+    )
     | TRANSITIONS
     | DEGRADED
 )

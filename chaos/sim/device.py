@@ -20,6 +20,7 @@ from chaos.sim.host import Host
 from chaos.sim.oracle import check_flushed, check_rest, check_stopped, handles_below
 from chaos.sim.past import leave_behind
 from chaos.sim.plan import DEATHS, Fault
+from chaos.sim.scale import SETTING_MB
 from chaos.sim.weather import befall, refuse_at_the_end
 
 P = ParamSpec("P")
@@ -267,6 +268,7 @@ class Device:
             timeout_seconds=now.choice((2.0, 10.0)),
             max_retries=now.choice((0, 1, 3)),
             connectivity_interval_seconds=min(30.0, host.plan.calm_s * now.choice((2, 10))),
+            buffer_max_size_mb=SETTING_MB,
             buffer_cleanup_days=always.choice((0.0, 0.0005, 7.0)),
             buffer_when_full=host.plan.when_full,
             enable_session_buffering=now.random() < 0.9,

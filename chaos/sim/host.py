@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from actors.handle import CALL_PART
 from actors.ports.held import WAY_COPIES
 from chaos.sim.books import Books
 from chaos.sim.clock import Clock
@@ -13,6 +14,7 @@ from chaos.sim.coverage import Coverage
 from chaos.sim.drive import Drive
 from chaos.sim.link import Link
 from chaos.sim.plan import Fault, Plan, chance
+from chaos.sim.scale import GROUP_BYTES_MAX
 
 
 @attrs.define(eq=False)
@@ -31,8 +33,6 @@ class Host:
     lives: int = 0
     """How many lives of the device's process are over."""
     images: int = 0
-    call_bytes_max: int = 0
-    """The JSON of the largest call so far."""
     _unwell_at: float = -1.0
 
     def __attrs_post_init__(self) -> None:
@@ -75,8 +75,9 @@ class Host:
     @property
     def nearly_full(self) -> bool:
         """Whether the buffer may be near its cap, so that log() may wait for room."""
-        # Scaled sizes let one call ask for more than half of the cap, and others wait behind it.
-        room = 0.9 * self.plan.capacity_bytes - (1 + WAY_COPIES) * self.call_bytes_max
+        # One call asks for much of a scaled cap, and comes into a group that was nearly full without it.
+        group_bytes = GROUP_BYTES_MAX + self.plan.capacity_bytes // CALL_PART
+        room = 0.9 * self.plan.capacity_bytes - (1 + WAY_COPIES) * group_bytes
         return self.drive.used_bytes > min(0.4 * self.plan.capacity_bytes, room)
 
     def well_since(self, time: float) -> bool:

@@ -6,10 +6,14 @@ from typing import Any
 
 import attrs
 
-from actors import buffer_writer, fitting, monitor, pipeline, recovery
+from actors import buffer_writer, fitting, groups, handle, monitor, pipeline, recovery
 from actors.ports import front, opening, salvage, store
 from actors.ports.journal import Journal
-from chaos.sim.plan import Plan
+from chaos.sim.plan import MIB, Plan
+
+GROUP_BYTES_MAX = 32 * 1024
+SETTING_MB = 500
+"""BUFFER_MAX_SIZE_MB as the device is told. It is given the plan's cap, and one call an eighth of that."""
 
 
 @contextlib.contextmanager
@@ -28,7 +32,9 @@ def scaled(plan: Plan) -> Iterator[None]:
         (pipeline, "LIVE_MAX", 24),
         (pipeline, "BATCH_BYTES_MAX", 32 * 1024),
         (recovery, "BATCH_BYTES_MAX", 32 * 1024),
-        (buffer_writer, "GROUP_BYTES_MAX", 32 * 1024),
+        (handle, "CALL_PART", handle.CALL_PART * SETTING_MB * MIB // plan.capacity_bytes),
+        (groups, "GROUP_BYTES_MAX", GROUP_BYTES_MAX),
+        (buffer_writer, "GROUP_BYTES_MAX", GROUP_BYTES_MAX),
         (buffer_writer, "TIDY_EVERY_S", plan.tidy_every_s),
         (monitor, "LOOK_EVERY_S", plan.tidy_every_s),
         (store, "STROKE_ROWS", 8),
