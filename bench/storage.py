@@ -1,6 +1,6 @@
 """`make bench-storage`: what it costs to make a prediction durable, beside the disk's own limit and beside the peers.
 
-`python -m bench.storage --quick` takes two minutes instead of eight: fewer rounds, a smaller backlog, a shorter day.
+`python -m bench.storage --quick` takes two minutes instead of five: fewer rounds, a smaller backlog, a shorter day.
 """
 
 import contextlib
