@@ -26,7 +26,7 @@ from actors.ports.sqlite import BufferDamaged, BufferUnwritable, Transaction, na
 from actors.ports.tombstones import bury_pending, bury_range
 from actors.seqs import Payloads, Seqs
 from actors.tasks import Done
-from cloud.wire import RECORDS_TAKEN_MAX, Loss
+from cloud.wire import RECORDS_TAKEN_MAX, SEQ_MAX, Loss
 
 _BUSY_TIMEOUT_S = 5.0
 """How long a write waits for an operator's own `sqlite3` that holds the lock."""
@@ -230,13 +230,12 @@ class Buffer:
 
     def pending(self, after: int, records_max: int, bytes_max: int, *, newest: bool = False) -> Payloads:
         """A page of pending predictions (`pages.py`); empty if there is none. `PayloadsChanged`."""
-        after = after if newest else max(after, self._none_below)
+        between = (self._none_below, after or SEQ_MAX) if newest else (max(after, self._none_below), SEQ_MAX)
+        records_max = min(records_max, RECORDS_TAKEN_MAX)
         with named_errors():
-            page = read_page(
-                self._connection, self._confirmed, after, min(records_max, RECORDS_TAKEN_MAX), bytes_max, newest=newest
-            )
-        if not newest and after == self._none_below:
-            self._none_below = page.seqs[0] - 1 if page else max(after, self._highest_row())
+            page = read_page(self._connection, self._confirmed, between, records_max, bytes_max, newest=newest)
+        if not newest and after <= self._none_below:
+            self._none_below = page.seqs[0] - 1 if page else max(self._none_below, self._highest_row())
         return page
 
     def _highest_row(self) -> int:

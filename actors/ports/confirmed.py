@@ -86,15 +86,14 @@ class Confirmed:
             low = last
         yield low, SEQ_MAX
 
-    def gaps_down(self, below: int) -> Iterator[Span]:
-        """The same below `below`; from the highest down."""
-        place = bisect_left(self._firsts, below)
+    def gaps_down(self, below: int, above: int) -> Iterator[Span]:
+        """The same between `above` and `below`; from the highest down."""
         high = below
-        for number in reversed(range(place)):
+        for number in reversed(range(bisect_right(self._lasts, above), bisect_left(self._firsts, below))):
             if self._lasts[number] + 1 < high:
                 yield self._lasts[number], high
             high = self._firsts[number]
-        yield 0, high
+        yield above, high
 
     def _touched(self, first: int, last: int) -> slice:
         """Which ranges have a number in common with `first` to `last`."""

@@ -14,8 +14,8 @@ import msgspec
 
 from actors.ports.confirmed import Confirmed
 from actors.ports.sqlite import BufferDamaged
-from actors.seqs import Payloads, Seqs, Stored, joined, payloads_of, seqs_of
-from cloud.wire import SEQ_HEAD, SEQ_MAX, join_payloads
+from actors.seqs import Payloads, Seqs, Span, Stored, joined, payloads_of, seqs_of
+from cloud.wire import SEQ_HEAD, join_payloads
 
 CHUNK_RECORDS = 100
 """A page is read in pieces of so many: the largest records there are then make 25 MiB, not 250."""
@@ -54,17 +54,24 @@ class PayloadsChanged(Exception):
 
 
 def read_page(
-    connection: sqlite3.Connection, confirmed: Confirmed, after: int, records_max: int, bytes_max: int, *, newest: bool
+    connection: sqlite3.Connection,
+    confirmed: Confirmed,
+    between: Span,
+    records_max: int,
+    bytes_max: int,
+    *,
+    newest: bool,
 ) -> Payloads:
     """Pending predictions, their numbers in order; at least one if there is any. `PayloadsChanged`, `BufferDamaged`.
 
     Lets SQLite's errors through.
 
-    The oldest with numbers above `after`; with `newest` the newest ones below it (0: from the end).
+    The oldest of those with numbers above the first of `between`; with `newest` the newest of those between the two.
     """
     pieces: list[Payloads] = []
     left, room = records_max, bytes_max
-    gaps = confirmed.gaps_down(after or SEQ_MAX) if newest else confirmed.gaps(after)
+    above, below = between
+    gaps = confirmed.gaps_down(below, above) if newest else confirmed.gaps(above)
     for low, high in gaps:
         while left > 0 and low + 1 < high:
             asked = min(left, CHUNK_RECORDS)

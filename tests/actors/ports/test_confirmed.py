@@ -73,13 +73,13 @@ def test_ranges_are_the_numbers_that_were_added_and_not_cut(steps, asked):
     assert [*Seqs(ranges.free(*asked))] == sorted(wanted - numbers)
 
 
-@given(st.lists(st.tuples(st.booleans(), spans)), st.integers(0, HIGH))
-def test_gaps_hold_all_that_is_not_confirmed_in_order(steps, at):
+@given(st.lists(st.tuples(st.booleans(), spans)), st.integers(0, HIGH), st.integers(0, HIGH))
+def test_gaps_hold_all_that_is_not_confirmed_in_order(steps, at, above):
     ranges, numbers = confirmed_and_set(steps)
     up = [seq for low, high in ranges.gaps(at) for seq in range(low + 1, min(high, HIGH + 1))]
     assert up == [seq for seq in range(at + 1, HIGH + 1) if seq not in numbers]
-    down = [seq for low, high in ranges.gaps_down(at + 1) for seq in reversed(range(low + 1, high))]
-    assert down == [seq for seq in range(at, 0, -1) if seq not in numbers]
+    down = [seq for low, high in ranges.gaps_down(at + 1, above) for seq in reversed(range(low + 1, high))]
+    assert down == [seq for seq in range(at, above, -1) if seq not in numbers]
 
 
 @given(st.lists(spans, max_size=6), st.lists(spans, max_size=4))
@@ -280,16 +280,18 @@ def test_many_gaps_without_anything_pending_are_walked_once(world, monkeypatch):
     assert seqs_pending(store) == []
     store.accept(entries(1))  # waits, but not in SQLite
     walked: list[tuple[int, int]] = []
-    gaps = Confirmed.gaps
+    gaps, gaps_down = Confirmed.gaps, Confirmed.gaps_down
 
-    def watched(confirmed, above):
-        for gap in gaps(confirmed, above):
+    def noted(found):
+        for gap in found:
             walked.append(gap)
             yield gap
 
-    monkeypatch.setattr(Confirmed, "gaps", watched)
+    monkeypatch.setattr(Confirmed, "gaps", lambda *asked: noted(gaps(*asked)))
+    monkeypatch.setattr(Confirmed, "gaps_down", lambda *asked: noted(gaps_down(*asked)))
     assert store.books().oldest_pending_at == 1_000.0
     assert not store._buffer.pending(0, 10, 1 << 20)
+    assert not store._buffer.pending(0, 10, 1 << 20, newest=True)
     assert len(walked) < 5
     store.close()
 
