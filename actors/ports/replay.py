@@ -2,20 +2,24 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import attrs
+import structlog
 
 from actors.ports.behind import forget_log, look_behind
 from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
 from actors.ports.private import make_folder, sync_folder, write_private
-from actors.ports.rows import Row, rows_of
+from actors.ports.rows import Row, mend_rows, rows_of
 
 INSERT_RECORDS = 1_000
 BAD_SECTOR = "bad_sector"
 """The reason on the tombstone of what is damaged beyond reading."""
+
+log = structlog.get_logger()
 
 
 @attrs.frozen
@@ -57,19 +61,19 @@ def replay(
     *,
     stream_id: str,
     buffer_set_aside: str,
-    log: bytes = b"",
+    wal: bytes = b"",
 ) -> Replayed:
     """Insert every record that reads (or skip it: its number may be there), bury the numbers that are nowhere, and
     delete the segments once the buffer is synced. To be killed in the middle of it and begin again does no harm.
 
-    `log` is SQLite's write-ahead log where anything stands behind its end (`behind.py`): that is a record as well.
+    `wal` is SQLite's write-ahead log where anything stands behind its end (`behind.py`): that is a record as well.
     """
     now = options.now()
     quarantine = _Quarantine(options.quarantine_folder, options.set_aside_bytes_max)
     ours = [seen for seen in found if quarantine.leaves(seen, stream_id)]
     # A replay that was killed may have told of its holes, and inserted nothing yet: they are no sign of what was.
     in_buffer = buffer.highest_seq(without=BAD_SECTOR)
-    behind = look_behind(log, above=in_buffer, now=now)
+    behind = look_behind(wal, above=in_buffer, now=now)
     last_seq = max([buffer.highest_seq(), behind.last_seq, *(seen.last_seq for seen in ours)])
     # All up to `in_buffer` was inserted once. What lies above it can only be in the segments, or behind the end of the
     # log: what is not, is lost. Told before the first insert, since that raises `in_buffer`, and a kill in between
@@ -88,6 +92,8 @@ def replay(
         times = [row.timestamp for row in stroke if row.seq not in there]
         taken_at += [min(times), max(times)] if times else []
         saved += buffer.insert(stroke, last_seq=stroke[-1].seq)
+        if there and (mended := buffer.amend(partial(mend_rows, lines=stroke)).changed):
+            log.warning("payloads_mended", predictions=mended, by="their lines in the journal")
     # Not before: a start that is killed has then claimed no number that it had not got to. What stood behind the log is
     # synced with it.
     buffer.insert([], last_seq=last_seq, durable=bool(behind.last_seq))

@@ -92,7 +92,7 @@ class Store:
         buffer, stream_id, aside = open_stream(options, device_id, found)
         try:
             store = cls(buffer, lock_fd=lock_fd, stream_id=stream_id, device_id=device_id, options=options)
-            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=aside, log=log)
+            replayed = replay(found, buffer, options, stream_id=stream_id, buffer_set_aside=aside, wal=log)
             store.recovered, store._front.next_seq = replayed.recovered, replayed.last_seq + 1
             store._count()
             store.names.keep_to(device_id, store.last_seq + 1)

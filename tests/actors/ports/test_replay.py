@@ -1,15 +1,20 @@
 """A replay that is killed leaves a sound database, which claims no number that it has not got yet."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from actors.ports import replay
 from actors.ports.buffer import Buffer
-from actors.ports.journal import orphans
+from actors.ports.journal import encode_line, orphans
+from actors.ports.store import Store
 from chaos.sim.platter import lay_out
+from cloud.wire import number_payload
 from tests.storage.fixtures import reopen
 from tests.storage.test_log_flips import FRAME_BYTES
 from tests.storage.test_segment_flips import accepted, left_by_a_kill
@@ -33,6 +38,10 @@ def copied_at_each_insert(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[
             patch.setattr(Buffer, name, copying(getattr(Buffer, name)))
         reopen(place).close()
     return copies
+
+
+def checksums(store: Store) -> dict[int, int]:
+    return {record.seq: google_crc32c.value(record.payload) for record in store.pending(0, 100, 1 << 20)}
 
 
 def test_replay_that_is_killed_between_two_strokes_is_gone_on_with(folder, monkeypatch):
@@ -90,3 +99,38 @@ def test_replay_that_is_killed_beside_a_log_with_a_hole_is_gone_on_with(folder, 
             assert set(store.pending(0, 100, 1 << 20).seqs) == told.payloads.keys()
             store.close()
     assert tried > len(log) // FRAME_BYTES
+
+
+@pytest.mark.parametrize("column", ["prediction_data", "payload_crc32c"])
+def test_row_that_has_changed_is_put_right_by_its_line_in_the_journal(folder, column):
+    """A kill between a stroke and the retirement of its segment leaves both; only one of them was hit."""
+
+    def build(store, told, _):
+        accepted(store, told, "t", RECORDS)
+        assert store.flush_if_writable()
+
+    state, told = left_by_a_kill(folder, build)
+    lay_out(state, folder / "hit")
+    with closing(sqlite3.connect(folder / "hit" / "buffer.db")) as connection:
+        bit = {"prediction_data": "replace(prediction_data, 'image', 'imagf')", "payload_crc32c": "payload_crc32c + 1"}
+        connection.execute(f"UPDATE buffer_predictions SET {column} = {bit[column]} WHERE id = 5")
+        connection.commit()
+    store = reopen(folder / "hit")
+    assert checksums(store) == told.payloads
+    assert not store.damaged_count
+    store.close()
+
+
+def test_line_of_a_group_that_failed_replaces_no_row(folder):
+    """Its number was given to another group, which SQLite took."""
+    state, told = left_by_a_kill(folder, lambda store, told, _: accepted(store, told, "t", RECORDS))
+    lay_out(state, folder / "hit")
+    (segment,) = orphans(folder / "hit" / "buffer-journal")
+    lines = segment.read_bytes()
+    store = reopen(folder / "hit")
+    store.close()
+    stale = number_payload(5, b'{"image_id":"stale","timestamp":1.0}')
+    segment.write_bytes(lines + encode_line(5, stale, google_crc32c.value(stale)))
+    store = reopen(folder / "hit")
+    assert checksums(store) == told.payloads
+    store.close()
