@@ -1,12 +1,12 @@
 """Rows of `buffer_predictions`, and the quick way to put many of them in."""
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 
 import google_crc32c
 import msgspec
 
+from actors.ports.give_way import GiveWay
 from actors.ports.journal import Scan
 from actors.tasks import Done
 
@@ -14,6 +14,8 @@ ROWS_A_STATEMENT = 50
 """Many in one statement take half of the time of as many statements."""
 _FRESH = "id, prediction_data, image_id, timestamp, buffered_at, payload_crc32c"
 _ALL = _FRESH + ", status, sent_at, retry_count, last_error"
+give_way = GiveWay()
+"""Between two statements; how busy the machine is, is the same for all buffers of a process."""
 
 
 class Row(msgspec.Struct, gc=False):
@@ -81,14 +83,13 @@ def _insert(
     one = f"({', '.join('?' for _ in columns.split(','))})"
     added = 0
     for start in range(0, len(rows), ROWS_A_STATEMENT):
+        if start:
+            give_way()
         values: list[object] = []
         some = rows[start : start + ROWS_A_STATEMENT]
         for row in some:
             values += values_of(row)
         added += connection.execute(head + ", ".join([one] * len(some)), values).rowcount
-        # Whoever wakes up for an accept is put on the processor where it ran before. If that is this one, it would stay
-        # in the queue behind us until a tick of the scheduler, 4 ms, though its neighbour may be idle.
-        os.sched_yield()
     return added
 
 

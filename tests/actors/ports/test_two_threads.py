@@ -1,6 +1,5 @@
 """Accepts go on in their own thread, whatever the rest of the store waits for; and the books stay right."""
 
-import os
 import random
 import sqlite3
 import threading
@@ -10,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from actors.messages import Fate, Outcome
+from actors.ports import rows
 from actors.ports import store as store_room
-from actors.ports.rows import ROWS_A_STATEMENT
+from actors.ports.give_way import PAUSE_S, TAKEN_S, GiveWay
 from actors.ports.store import Store
 from tests.actors.ports.stores import Disk, entries, seqs_pending
 
@@ -49,16 +49,36 @@ def test_accepts_go_on_while_another_process_holds_the_lock_of_sqlite(world):
     store.close()
 
 
-def test_stroke_offers_its_processor_to_accepts_that_have_woken_on_it(world, monkeypatch):
-    """Else they wait for its end, though another processor is free: some milliseconds, each time a thread wakes."""
+def test_stroke_offers_its_processor_between_statements(world, monkeypatch):
+    """Else accepts that have woken on it wait for its end, though another processor is free."""
     offers: list[None] = []
-    monkeypatch.setattr(os, "sched_yield", lambda: offers.append(None))
+    monkeypatch.setattr(rows, "give_way", lambda: offers.append(None))
     store = world.open()
-    in_journal(store, 4 * ROWS_A_STATEMENT)
-    offers.clear()
+    in_journal(store, 4 * rows.ROWS_A_STATEMENT)
     store.flush_if_writable()
-    assert len(offers) == 4
+    assert len(offers) == 3
     store.close()
+
+
+def test_processor_is_offered_no_more_for_a_while_once_somebody_else_has_kept_it():
+    """Another program, or the model: a stroke among them took twice its time."""
+    clock, taken_s, offers = [5.0], [0.0002], []
+
+    def offer():
+        offers.append(clock[0])
+        clock[0] += taken_s[0]
+
+    give_way = GiveWay(offer, lambda: clock[0])
+    for _ in range(10):
+        give_way()
+    assert len(offers) == 10
+    taken_s[0] = 2 * TAKEN_S
+    for _ in range(10):
+        give_way()
+    assert len(offers) == 11
+    clock[0] += PAUSE_S
+    give_way()
+    assert len(offers) == 12
 
 
 def test_two_threads_at_once_lose_no_number_and_count_right(world, monkeypatch):
