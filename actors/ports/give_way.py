@@ -8,7 +8,7 @@ import attrs
 
 TAKEN_S = 0.001
 """A thread of ours waits again within less: whoever keeps the processor longer is somebody else on this machine,"""
-PAUSE_S = 1.0
+PAUSE_S = 0.1
 """and would take a whole slice each time. So nothing is offered for so long then."""
 
 
