@@ -23,6 +23,7 @@ from actors.ports.confirmed import Confirmed
 from actors.ports.front import Front
 from actors.ports.journal import Closed, Journal
 from actors.ports.replay import Recovered, Replayed
+from actors.ports.sqlite import named_errors
 from actors.ports.store import Store
 from actors.seqs import Payloads, seqs_of
 from actors.settings import WhenFull
@@ -365,10 +366,10 @@ def what_a_page_holds_depends_on_the_clock(patch):
 
     def punctual(store, *asked, **named):
         page = pending(store, *asked, **named)
-        newest = store._buffer._connection.execute("SELECT max(buffered_at) FROM prediction_buffer").fetchone()[0] or 0
-        late = store._buffer._connection.execute(
-            "SELECT buffered_at FROM prediction_buffer ORDER BY id DESC"
-        ).fetchone()
+        with named_errors():
+            connection = store._buffer._connection
+            newest = connection.execute("SELECT max(buffered_at) FROM prediction_buffer").fetchone()[0] or 0
+            late = connection.execute("SELECT buffered_at FROM prediction_buffer ORDER BY id DESC").fetchone()
         return page if late is None or late[0] >= newest else Payloads(seqs_of([]))
 
     patch.setattr(Store, "pending", punctual)

@@ -1,5 +1,6 @@
 """Replay: bring what earlier sessions left in the journal into the buffer, and set aside what can't be read."""
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,8 @@ from actors.ports.buffer import Buffer, ranges
 from actors.ports.journal import Scan
 from actors.ports.opening import StoreOptions
 from actors.ports.private import make_folder, sync_folder, write_private
-from actors.ports.rows import Row, mend_rows, rows_of
+from actors.ports.rows import Row, rows_of
+from actors.tasks import Done
 
 INSERT_RECORDS = 1_000
 BAD_SECTOR = "bad_sector"
@@ -92,7 +94,7 @@ def replay(
         times = [row.timestamp for row in stroke if row.seq not in there]
         taken_at += [min(times), max(times)] if times else []
         saved += buffer.insert(stroke, last_seq=stroke[-1].seq)
-        if there and (mended := buffer.amend(partial(mend_rows, lines=stroke)).changed):
+        if there and (mended := buffer.amend(partial(_mend, lines=stroke)).changed):
             log.warning("payloads_mended", predictions=mended, by="their lines in the journal")
     # Not before: a start that is killed has then claimed no number that it had not got to. What stood behind the log is
     # synced with it.
@@ -136,6 +138,29 @@ def _strokes(ours: Iterable[Scan], stray: Sequence[Row], buffer: Buffer, now: fl
                 yield sorted(stroke, key=lambda row: row.seq)
     if waiting:
         yield waiting
+
+
+def _mend(connection: sqlite3.Connection, lines: Sequence[Row]) -> Done:
+    """Put right what has changed at rest in rows that are there already, by the same predictions from the journal.
+
+    A row that differs from its line in its payload or in the checksum, not in both, is the one that was accepted, and
+    the line says what it was. One that differs in both is another prediction: a group that could not be synced may
+    leave its lines, and its numbers go to the next.
+    """
+    whole = {line.seq: line for line in lines}
+    found = connection.execute(
+        "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM buffer_predictions WHERE id BETWEEN ? AND ?",
+        (min(whole), max(whole)),
+    ).fetchall()
+    changed = [
+        (line.payload.decode(), line.crc32c, seq)
+        for seq, payload, checksum in found
+        if (line := whole.get(seq)) and (payload == line.payload) != (checksum == line.crc32c)
+    ]
+    connection.executemany(
+        "UPDATE buffer_predictions SET prediction_data = ?, payload_crc32c = ? WHERE id = ?", changed
+    )
+    return Done(changed=len(changed))
 
 
 def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:

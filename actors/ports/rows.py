@@ -8,7 +8,6 @@ import msgspec
 
 from actors.ports.give_way import GiveWay
 from actors.ports.journal import Scan
-from actors.tasks import Done
 
 ROWS_A_STATEMENT = 50
 """Many in one statement take half of the time of as many statements."""
@@ -51,29 +50,6 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     others = [row for row in rows if not row.fresh]
     fresh = [row for row in rows if row.fresh] if others else rows
     return _insert(connection, _FRESH, _fresh_values, fresh) + _insert(connection, _ALL, _all_values, others)
-
-
-def mend_rows(connection: sqlite3.Connection, lines: Sequence[Row]) -> Done:
-    """Put right what has changed at rest in rows that are there already, by the same predictions from the journal.
-
-    A row that differs from its line in its payload or in the checksum, not in both, is the one that was accepted, and
-    the line says what it was. One that differs in both is another prediction: a group that could not be synced may
-    leave its lines, and its numbers go to the next.
-    """
-    whole = {line.seq: line for line in lines}
-    found = connection.execute(
-        "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM buffer_predictions WHERE id BETWEEN ? AND ?",
-        (min(whole), max(whole)),
-    ).fetchall()
-    changed = [
-        (line.payload.decode(), line.crc32c, seq)
-        for seq, payload, checksum in found
-        if (line := whole.get(seq)) and (payload == line.payload) != (checksum == line.crc32c)
-    ]
-    connection.executemany(
-        "UPDATE buffer_predictions SET prediction_data = ?, payload_crc32c = ? WHERE id = ?", changed
-    )
-    return Done(changed=len(changed))
 
 
 def _insert(

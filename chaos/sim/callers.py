@@ -13,7 +13,7 @@ from chaos.sim.books import Violation
 from chaos.sim.cloud import POISON, REFUSED
 from chaos.sim.host import Host
 from chaos.sim.plan import Fault
-from cloud.wire import Detection, Prediction
+from cloud.wire import Detection, Prediction, encode_prediction
 
 LOG_S_MAX = 2.0
 """How long log() may take on a disk that is well, whatever the network does."""
@@ -53,12 +53,14 @@ async def log_once(host: Host, pipeline: Pipeline, rng: random.Random) -> None:
 async def _log_many(host: Host, pipeline: Pipeline, group: Sequence[Prediction]) -> tuple[Receipt, ...]:
     """In as few calls as the buffer lets it be."""
     try:
-        return await pipeline.log_many(group)
+        receipts = await pipeline.log_many(group)
     except CallTooLarge:
         host.coverage("call too large")
         half = len(group) // 2
         first = await _log_many(host, pipeline, group[:half])
         return first + await _log_many(host, pipeline, group[half:])
+    host.call_bytes_max = max(host.call_bytes_max, sum(len(encode_prediction(one)) for one in group))
+    return receipts
 
 
 def predict(host: Host, rng: random.Random) -> Prediction:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from actors.handle import CALL_PART
 from actors.ports.held import WAY_COPIES
 from chaos.sim.books import Books
 from chaos.sim.clock import Clock
@@ -33,6 +32,8 @@ class Host:
     lives: int = 0
     """How many lives of the device's process are over."""
     images: int = 0
+    call_bytes_max: int = 0
+    """The JSON of the largest call that was taken so far."""
     _unwell_at: float = -1.0
 
     def __attrs_post_init__(self) -> None:
@@ -76,8 +77,7 @@ class Host:
     def nearly_full(self) -> bool:
         """Whether the buffer may be near its cap, so that log() may wait for room."""
         # One call asks for much of a scaled cap, and comes into a group that was nearly full without it.
-        group_bytes = GROUP_BYTES_MAX + self.plan.capacity_bytes // CALL_PART
-        room = 0.9 * self.plan.capacity_bytes - (1 + WAY_COPIES) * group_bytes
+        room = 0.9 * self.plan.capacity_bytes - (1 + WAY_COPIES) * (GROUP_BYTES_MAX + self.call_bytes_max)
         return self.drive.used_bytes > min(0.4 * self.plan.capacity_bytes, room)
 
     def well_since(self, time: float) -> bool:
