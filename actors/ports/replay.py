@@ -152,15 +152,16 @@ def _mend(connection: sqlite3.Connection, lines: Sequence[Row]) -> Done:
         "SELECT id, CAST(prediction_data AS BLOB), payload_crc32c FROM buffer_predictions WHERE id BETWEEN ? AND ?",
         (min(whole), max(whole)),
     ).fetchall()
-    changed = [
-        (line.payload.decode(), line.crc32c, seq)
+    apart = [
+        (line, checksum)
         for seq, payload, checksum in found
         if (line := whole.get(seq)) and (payload == line.payload) != (checksum == line.crc32c)
     ]
     connection.executemany(
-        "UPDATE buffer_predictions SET prediction_data = ?, payload_crc32c = ? WHERE id = ?", changed
+        "UPDATE buffer_predictions SET prediction_data = ?, payload_crc32c = ? WHERE id = ?",
+        [(line.payload.decode(), line.crc32c, line.seq) for line, _ in apart],
     )
-    return Done(changed=len(changed))
+    return Done(changed=sum(checksum is not None for _, checksum in apart))  # one of an older version had none
 
 
 def holes(seqs: Iterable[int], first_seq: int, last_seq: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import google_crc32c
 import pytest
+from structlog.testing import capture_logs
 
 from actors.ports import replay
 from actors.ports.buffer import Buffer
@@ -118,6 +119,24 @@ def test_row_that_has_changed_is_put_right_by_its_line_in_the_journal(folder, co
     store = reopen(folder / "hit")
     assert checksums(store) == told.payloads
     assert not store.damaged_count
+    store.close()
+
+
+def test_row_of_an_older_version_gets_its_checksum_and_is_not_told_as_mended(folder):
+    state, told = left_by_a_kill(folder, lambda store, told, _: accepted(store, told, "t", RECORDS))
+    lay_out(state, folder / "hit")
+    (segment,) = orphans(folder / "hit" / "buffer-journal")
+    lines = segment.read_bytes()
+    reopen(folder / "hit").close()
+    with closing(sqlite3.connect(folder / "hit" / "buffer.db")) as connection:
+        connection.execute("UPDATE buffer_predictions SET payload_crc32c = NULL WHERE id = 5")
+        connection.commit()
+        segment.write_bytes(lines)
+        with capture_logs() as logs:
+            store = reopen(folder / "hit")
+        row = connection.execute("SELECT payload_crc32c FROM buffer_predictions WHERE id = 5").fetchone()
+    assert row == (told.payloads[5],)
+    assert not [event for event in logs if event["event"] == "payloads_mended"]
     store.close()
 
 
